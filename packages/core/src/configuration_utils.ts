@@ -1,0 +1,307 @@
+import { checkOptions, ModelNotFoundError, nearest, UnsupportedModelError } from "./errors.ts";
+import { type LoadOptions, openSource, readText, type SourceLike, subSource } from "./hub/source.ts";
+import { nodeImport } from "./node.ts";
+import { copyJson, floatsOf, markFloats, parsePythonJson, stringifyPythonJson } from "./python_json.ts";
+
+/** The Diffusers release whose behaviour this library follows; `_diffusers_version` in every config it writes. */
+export const DIFFUSERS_VERSION = "0.42.1";
+
+/** A config as the Python library writes it: the class's fields, and what other classes left in it. */
+export type ConfigDict = Readonly<Record<string, unknown>>;
+
+/** What `scheduler.config` is: the fields of the class, frozen, and whatever else the file held. */
+export type FrozenConfig<C extends object> = Readonly<C> & ConfigDict;
+
+class PythonFloat {
+  constructor(readonly value: number) {}
+}
+
+/** A default that Python writes as a float although its value is whole: `float(1)` prints as `1.0`. */
+export function float(value: number): number {
+  return new PythonFloat(value) as unknown as number;
+}
+
+/** Declares a class's config fields with their defaults, in the order of Python's signature. */
+export function configDefaults<C extends object>(fields: C): Readonly<C> {
+  const floats: string[] = [];
+  const plain: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(fields)) {
+    plain[key] = value instanceof PythonFloat ? value.value : value;
+    if (value instanceof PythonFloat || (typeof value === "number" && !Number.isInteger(value))) floats.push(key);
+  }
+  return Object.freeze(markFloats(plain, floats)) as Readonly<C>;
+}
+
+/** The static side of a class with a config. `never` accepts every constructor, whatever its config type. */
+export interface ConfigClass<T> {
+  new (config?: never): T;
+  readonly config_name: string;
+  readonly config_defaults: object;
+  readonly compatible_fields: readonly string[];
+}
+
+/**
+ * A class whose constructor arguments are its config, kept frozen, printed and saved as Diffusers does.
+ *
+ * @see Diffusers `ConfigMixin`, `register_to_config`
+ */
+export abstract class ConfigMixin<C extends object> {
+  /** The file that `save_config` writes and `load_config` reads. */
+  static readonly config_name: string = "config.json";
+  /** Fields and defaults; each class has its own. */
+  static readonly config_defaults: object = {};
+  /** Fields that only compatible classes take: kept hidden in the config, so that `from_config` there and back is lossless. */
+  static readonly compatible_fields: readonly string[] = [];
+
+  // An ordinary property: models and pipelines are functions that take over their instance's own properties.
+  private _config!: FrozenConfig<C>;
+
+  /**
+   * @param config the fields that differ from the defaults
+   * @throws TypeError for a field the class does not have, naming the nearest one it has.
+   */
+  constructor(config: Partial<C> = {}) {
+    const { config_defaults: defaults, name } = new.target as unknown as ConfigClass<unknown>;
+    const publicKeys = Object.keys(config).filter((key) => !key.startsWith("_"));
+    checkOptions(name, Object.fromEntries(publicKeys.map((key) => [key, true])), Object.keys(defaults));
+
+    const given = floatsOf(config);
+    const declared = floatsOf(defaults);
+    const values: Record<string, unknown> = {};
+    const floats: string[] = [];
+    const usedDefaults: string[] = [];
+    for (const [key, fallback] of Object.entries(defaults)) {
+      const passed = (config as Record<string, unknown>)[key];
+      if (passed === undefined) usedDefaults.push(key);
+      values[key] = passed === undefined ? fallback : passed;
+      const isFloat = passed === undefined || given === undefined ? declared?.has(key) : given.has(key);
+      if (isFloat) floats.push(key);
+    }
+    for (const key of Object.keys(config)) {
+      if (key.startsWith("_")) values[key] = (config as Record<string, unknown>)[key];
+    }
+    if (usedDefaults.length > 0) values["_use_default_values"] = usedDefaults;
+    this.setConfig(markFloats(values, floats));
+  }
+
+  /** The config, frozen. */
+  get config(): FrozenConfig<C> {
+    return this._config;
+  }
+
+  /** @throws TypeError always: a config is what the object was built from. Use `from_config(config, { field: value })`. */
+  set config(_value: unknown) {
+    throw new TypeError(
+      `${this.constructor.name}.config is frozen. Build a new one with ${this.constructor.name}.from_config(config, { field: value }).`,
+    );
+  }
+
+  /** Adds values to the config, as Python's method of that name does (a loader's `_name_or_path`). */
+  register_to_config(values: ConfigDict): void {
+    const merged = { ...this._config, ...values };
+    const added = floatsOf(values);
+    const floats = [...(floatsOf(this._config) ?? [])].filter((key) => !(key in values));
+    this.setConfig(markFloats(merged, [...floats, ...(added ?? [])]));
+  }
+
+  private setConfig(values: Record<string, unknown>): void {
+    Object.defineProperty(this, "_config", {
+      value: copyJson(values, true),
+      enumerable: false,
+      writable: true,
+      configurable: true,
+    });
+  }
+
+  /**
+   * Builds an object from a config: a plain object, another object's `.config`, or (as Diffusers still allows) a
+   * repository's name, which loads the file and gives a promise.
+   *
+   * @param config what to build from; fields of compatible classes are kept, hidden
+   * @param kwargs fields that override the config's
+   */
+  static from_config<T extends ConfigMixin<object>>(
+    this: ConfigClass<T>,
+    config: ConfigDict | object,
+    kwargs?: object,
+  ): T;
+  static from_config<T extends ConfigMixin<object>>(
+    this: ConfigClass<T>,
+    config: SourceLike,
+    kwargs?: object & LoadOptions,
+  ): Promise<T>;
+  static from_config<T extends ConfigMixin<object>>(
+    this: ConfigClass<T>,
+    config: object | SourceLike,
+    kwargs: object = {},
+  ): T | Promise<T> {
+    if (!isPlainObject(config)) {
+      const { load, rest } = splitLoadOptions(kwargs);
+      return loadConfig(this, config as SourceLike, load).then((loaded) => fromConfig(this, loaded, rest));
+    }
+    return fromConfig(this, config as ConfigDict, kwargs);
+  }
+
+  /** Reads the class's config file from a repository, URL or folder. */
+  static load_config(this: ConfigClass<unknown>, source: SourceLike, options: LoadOptions = {}): Promise<ConfigDict> {
+    return loadConfig(this, source, options);
+  }
+
+  /** The config as Python's `to_json_string` writes it: keys sorted, two spaces, ints and floats kept apart. */
+  to_json_string(): string {
+    const { _use_default_values, _ignore_files, ...shown } = this._config as Record<string, unknown>;
+    const values = { ...shown, _class_name: this.constructor.name, _diffusers_version: DIFFUSERS_VERSION };
+    return `${stringifyPythonJson(markFloats(values, floatsOf(this._config) ?? []))}\n`;
+  }
+
+  /** Python's `repr`: the class name and the config. */
+  toString(): string {
+    return `${this.constructor.name} ${this.to_json_string()}`;
+  }
+
+  /**
+   * Writes the config file into a folder.
+   *
+   * @param directory a path in Node (made when absent), or a directory handle in a page
+   */
+  async save_config(directory: string | FileSystemDirectoryHandle): Promise<void> {
+    const name = (this.constructor as unknown as ConfigClass<unknown>).config_name;
+    if (typeof directory !== "string") {
+      const writable = await (await directory.getFileHandle(name, { create: true })).createWritable();
+      await writable.write(this.to_json_string());
+      await writable.close();
+      return;
+    }
+    const fs = await nodeImport<typeof import("node:fs/promises")>("node:fs/promises");
+    const path = await nodeImport<typeof import("node:path")>("node:path");
+    await fs.mkdir(directory, { recursive: true });
+    await fs.writeFile(path.join(directory, name), this.to_json_string(), "utf8");
+  }
+}
+
+function isPlainObject(value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
+}
+
+const loadOptionNames = [
+  "subfolder",
+  "revision",
+  "endpoint",
+  "token",
+  "fetch",
+  "signal",
+  "progress_callback",
+  "variant",
+];
+
+function splitLoadOptions(kwargs: object): { load: LoadOptions; rest: Record<string, unknown> } {
+  const load: Record<string, unknown> = {};
+  const rest: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(kwargs)) (loadOptionNames.includes(key) ? load : rest)[key] = value;
+  return { load, rest };
+}
+
+/**
+ * Reads and parses the config file of `cls`.
+ *
+ * @throws ModelNotFoundError when there is none, or it is not a JSON object.
+ */
+async function loadConfig(cls: ConfigClass<unknown>, from: SourceLike, options: LoadOptions): Promise<ConfigDict> {
+  const source = subSource(await openSource(from, options), options.subfolder);
+  const text = await readText(source, cls.config_name, options);
+  if (text === undefined) {
+    throw new ModelNotFoundError(
+      `${source.name} has no ${cls.config_name}, which ${(cls as { name?: string }).name} needs. ` +
+        "If the folder is a pipeline's, name the component with { subfolder }.",
+      { file: cls.config_name, found: "no such file", expected: cls.config_name },
+    );
+  }
+  return parseConfig(text, cls.config_name, source.name);
+}
+
+/** @throws ModelNotFoundError for text that is not a JSON object, naming the file. */
+export function parseConfig(text: string, file: string, where: string): ConfigDict {
+  let value: unknown;
+  try {
+    value = parsePythonJson(text);
+  } catch (cause) {
+    throw new ModelNotFoundError(
+      `It looks like the config file ${file} of ${where} is not valid JSON: ${(cause as Error).message}.`,
+      { file, found: text.slice(0, 60), expected: "a JSON object" },
+      { cause },
+    );
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new ModelNotFoundError(`The config file ${file} of ${where} holds ${typeof value}, not a JSON object.`, {
+      file,
+      found: text.slice(0, 60),
+      expected: "a JSON object",
+    });
+  }
+  return value as ConfigDict;
+}
+
+/** The rules of Diffusers' `extract_init_dict` and `from_config`, in its order. */
+function fromConfig<T extends ConfigMixin<object>>(cls: ConfigClass<T>, config: ConfigDict, kwargs: object): T {
+  const name = (cls as unknown as { name: string }).name;
+  // Fields that the config never set: each class fills in its own default.
+  const usedDefaults = Array.isArray(config["_use_default_values"]) ? (config["_use_default_values"] as string[]) : [];
+  const original = Object.entries(config).filter(
+    ([key]) => key !== "_use_default_values" && !usedDefaults.includes(key),
+  );
+  const sourceFloats = floatsOf(config);
+  const expected = Object.keys(cls.config_defaults);
+
+  const className = config["_class_name"] ?? name;
+  if (typeof className !== "string" && !Array.isArray(className)) {
+    throw new UnsupportedModelError("The `_class_name` of a config must be a string or a list of strings.", {
+      className: name,
+      field: "_class_name",
+      found: String(className),
+    });
+  }
+
+  const init: Record<string, unknown> = {};
+  const initFloats: string[] = [];
+  const given = kwargs as Record<string, unknown>;
+  const declared = floatsOf(cls.config_defaults);
+  for (const [key, value] of original) {
+    if (!expected.includes(key) || given[key] !== undefined) continue;
+    init[key] = value;
+    if (sourceFloats === undefined ? declared?.has(key) : sourceFloats.has(key)) initFloats.push(key);
+  }
+  const givenFloats = floatsOf(kwargs);
+  const unknown: string[] = [];
+  for (const [key, value] of Object.entries(given)) {
+    if (value === undefined) continue;
+    if (!expected.includes(key)) {
+      unknown.push(key);
+      continue;
+    }
+    init[key] = value;
+    if (givenFloats === undefined ? declared?.has(key) : givenFloats.has(key)) initFloats.push(key);
+  }
+
+  // What is left belongs to a compatible class, to the class that wrote the file, or to nobody we know.
+  const wrotenByOther = typeof className === "string" && className !== name;
+  const stray = original
+    .map(([key]) => key)
+    .filter((key) => !(key in init) && !key.startsWith("_") && key !== "quantization_config")
+    .filter((key) => !cls.compatible_fields.includes(key) && !wrotenByOther);
+  for (const key of [...stray, ...unknown]) {
+    const guess = nearest(key, expected);
+    console.warn(
+      `The config attribute \`${key}\` was passed to ${name}, but is not expected and will be ignored.` +
+        (guess === undefined ? "" : ` Did you mean \`${guess}\`?`),
+    );
+  }
+
+  const instance = new cls(markFloats(init, initFloats) as never);
+  const hidden = Object.fromEntries(original.filter(([key]) => !(key in init)));
+  if ("_class_name" in hidden) hidden["_class_name"] = name;
+  const hiddenFloats = Object.keys(hidden).filter((key) => sourceFloats?.has(key));
+  instance.register_to_config(markFloats(hidden, hiddenFloats));
+  return instance;
+}

@@ -1,0 +1,97 @@
+import { isNode } from "../node.ts";
+
+/** What a load does, in order. */
+export type LoadPhase = "resolve" | "download" | "verify" | "build" | "upload" | "compile";
+
+/** One step of a load's progress. Bytes, except where the phase has none (`loaded` and `total` are then 0 and 0). */
+export interface LoadProgress {
+  readonly phase: LoadPhase;
+  /** The file at hand, relative to the source, or the component's name. */
+  readonly file: string;
+  readonly loaded: number;
+  /** 0 while it is not known. */
+  readonly total: number;
+}
+
+/** Options that every `from_pretrained` takes, named as in Diffusers and transformers.js. */
+export interface LoadOptions {
+  /** The folder of the repository to load from. */
+  readonly subfolder?: string | undefined;
+  /** Branch, tag or commit, for a hub id. Default "main". */
+  readonly revision?: string | undefined;
+  /** The weights' variant, e.g. "fp16" for `diffusion_pytorch_model.fp16.safetensors`. */
+  readonly variant?: string | undefined;
+  /** The hub's address, for a hub id. Default https://huggingface.co. */
+  readonly endpoint?: string | undefined;
+  /** A hub access token. */
+  readonly token?: string | undefined;
+  /** In place of the global `fetch`. */
+  readonly fetch?: typeof fetch | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly progress_callback?: ((progress: LoadProgress) => void) | undefined;
+}
+
+/** A file of known size whose bytes can be read in ranges. */
+export interface SourceFile {
+  readonly path: string;
+  /** Bytes. */
+  readonly size: number;
+  /** The bytes from `begin` up to `end`, now: the engine asks for weights synchronously. May be a view: do not write to it. */
+  readSync(begin: number, end: number): Uint8Array;
+  /** Frees what the file holds (memory or a handle). Idempotent. */
+  close(): void;
+}
+
+/** Where a model's files come from. */
+export interface Source {
+  /** As shown in errors and kept in `_name_or_path`. */
+  readonly name: string;
+  /** Opens a file; undefined when there is none of that path. */
+  open(path: string, options?: OpenOptions): Promise<SourceFile | undefined>;
+}
+
+/** How a file is opened. */
+export interface OpenOptions {
+  readonly signal?: AbortSignal | undefined;
+  readonly progress_callback?: ((progress: LoadProgress) => void) | undefined;
+}
+
+/** What `from_pretrained` takes: a hub id, a URL, a folder's path in Node, or a source of the caller's own. */
+export type SourceLike = string | URL | Source;
+
+/** Decides what a `from_pretrained` argument is, without reading anything but (in Node) whether a folder exists. */
+export async function openSource(from: SourceLike, options: LoadOptions = {}): Promise<Source> {
+  if (typeof from === "object" && "open" in from) return from;
+  const text = String(from);
+  const isUrl = /^(https?|blob|data):/.test(text);
+  if (isNode && !isUrl) {
+    const { openFolder } = await import("./local.ts");
+    const folder = await openFolder(text);
+    if (folder !== undefined) return folder;
+  }
+  const { HttpSource, hubSource, pageUrl } = await import("./http.ts");
+  if (isUrl) return new HttpSource(text, text, options);
+  if (!isNode && /^\.{0,2}\//.test(text)) return new HttpSource(pageUrl(text), text, options);
+  return hubSource(text, options);
+}
+
+/** The folder `subfolder` of a source, as a source. */
+export function subSource(source: Source, subfolder: string | undefined): Source {
+  if (subfolder === undefined || subfolder === "") return source;
+  const prefix = `${subfolder.replace(/\/+$/, "")}/`;
+  return {
+    name: `${source.name.replace(/\/+$/, "")}/${prefix.slice(0, -1)}`,
+    open: (path, options) => source.open(prefix + path, options),
+  };
+}
+
+/** A small text file, whole; undefined when there is none. */
+export async function readText(source: Source, path: string, options?: OpenOptions): Promise<string | undefined> {
+  const file = await source.open(path, { signal: options?.signal });
+  if (file === undefined) return undefined;
+  try {
+    return new TextDecoder().decode(file.readSync(0, file.size));
+  } finally {
+    file.close();
+  }
+}
