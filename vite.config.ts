@@ -1,16 +1,39 @@
 import { defaultClientConditions, defaultServerConditions } from "vite";
-import { defineConfig } from "vitest/config";
+import { defineConfig, type ViteUserConfigFnObject } from "vitest/config";
 
 // Workspace packages resolve to their TypeScript sources: tests and the demo need no build.
 const source = "@diffusers-web/source";
 
-export default defineConfig({
+/**
+ * One configuration for three uses: the demo (`vite`, `vite build`, `vite preview`), the pages that the browser tests
+ * open (`vite . --mode harness`, see playwright.config.ts), and Vitest. The packages themselves are built by
+ * .ci/build.mjs.
+ */
+const config: ViteUserConfigFnObject = defineConfig(({ mode }) => ({
   root: "demo",
+  // Relative addresses: the built page can lie in any folder of a host.
+  base: "./",
+  // A missing file is a 404, not the page: else a missing weight file would be read as HTML.
+  appType: "mpa",
   resolve: { conditions: [source, ...defaultClientConditions] },
   ssr: { resolve: { conditions: [source, ...defaultServerConditions] } },
+  // All dependencies are ES modules already. Pre-bundling would break onnxruntime-web (it finds its .wasm beside
+  // itself) and would reload the page whenever it found one more dependency.
+  optimizeDeps: { noDiscovery: true, include: [] },
+  // Test pages must not reload when a file changes while a test runs.
+  server: mode === "harness" ? { hmr: false, watch: null } : {},
+  worker: { format: "es" },
+  // The manifest lets tests/package/size.test.ts find what the page loads first.
+  build: { target: "es2022", manifest: true },
   test: {
     root: ".",
-    include: ["tests/**/*.test.ts"],
     testTimeout: 60_000,
+    projects: [
+      { extends: true, test: { name: "node", include: ["tests/**/*.test.ts"], exclude: ["tests/package/**"] } },
+      // What the built packages and the repository look like; needs `npm run build` first.
+      { extends: true, test: { name: "package", include: ["tests/package/**/*.test.ts"] } },
+    ],
   },
-});
+}));
+
+export default config;

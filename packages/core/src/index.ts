@@ -1,5 +1,10 @@
 export { makeCallable } from "./callable.ts";
 export * from "./configuration_utils.ts";
+export type { DataOf, DataType } from "./dtypes.ts";
 export * from "./errors.ts";
+export { Generator } from "./generator.ts";
 export * from "./hub/source.ts";
 export { isNode, nodeImport } from "./node.ts";
+export { Tensor, type TensorData, type TensorLike } from "./tensor.ts";
+export type { NestedNumbers, SliceRange } from "./tensor_shapes.ts";
+export { type RandnTensorOptions, randn_tensor } from "./torch_utils.ts";

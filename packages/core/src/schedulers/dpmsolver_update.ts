@@ -1,0 +1,190 @@
+import { unknownValue } from "./checks.ts";
+import { exp32, log32, sqrt32 } from "./float32.ts";
+
+/** What DPM-Solver integrates: the noise ("dpmsolver") or the data ("dpmsolver++") prediction, as an ODE or an SDE. */
+export type DPMAlgorithmType = "dpmsolver" | "dpmsolver++" | "sde-dpmsolver" | "sde-dpmsolver++";
+
+/** How the second order is corrected. */
+export type DPMSolverType = "midpoint" | "heun";
+
+/** A noise level as its parts of signal and noise, `x = alpha * x_0 + sigma * noise`, in float32. */
+export interface NoiseLevel {
+  readonly alpha: number;
+  readonly sigma: number;
+}
+
+/** `x_t = sample * x + D0 * m0 + D1 * D1(m) + D2 * D2(m) + noise * z`: the weights of one update, in float32. */
+export interface DPMSolverWeights {
+  readonly sample: number;
+  readonly D0: number;
+  /** Of the second order with "midpoint". */
+  readonly D1_midpoint: number;
+  /** Of the second order with "heun", and of the third. */
+  readonly D1: number;
+  readonly D2: number;
+  readonly noise: number;
+}
+
+const f = Math.fround;
+
+/** Half the logarithm of the signal-to-noise ratio, the solver's time. */
+export function lambdaOf({ alpha, sigma }: NoiseLevel): number {
+  return f(log32(alpha) - log32(sigma));
+}
+
+/**
+ * The weights of a multistep update from the noise level `s` to `t`.
+ *
+ * @see https://huggingface.co/papers/2206.00927 (DPM-Solver), https://huggingface.co/papers/2211.01095 (DPM-Solver++)
+ */
+export function dpmSolverWeights(algorithm_type: DPMAlgorithmType, t: NoiseLevel, s: NoiseLevel): DPMSolverWeights {
+  const h = f(lambdaOf(t) - lambdaOf(s));
+  const h2 = 2 * h;
+  switch (algorithm_type) {
+    case "dpmsolver++": {
+      const decay = f(exp32(-h) - 1);
+      return {
+        sample: f(t.sigma / s.sigma),
+        D0: -f(t.alpha * decay),
+        D1_midpoint: -0.5 * f(t.alpha * decay),
+        D1: f(t.alpha * f(f(decay / h) + 1)),
+        D2: -f(t.alpha * f(f(f(decay + h) / f(h * h)) - 0.5)),
+        noise: 0,
+      };
+    }
+    case "dpmsolver": {
+      const growth = f(exp32(h) - 1);
+      return {
+        sample: f(t.alpha / s.alpha),
+        D0: -f(t.sigma * growth),
+        D1_midpoint: -0.5 * f(t.sigma * growth),
+        D1: -f(t.sigma * f(f(growth / h) - 1)),
+        D2: -f(t.sigma * f(f(f(growth - h) / f(h * h)) - 0.5)),
+        noise: 0,
+      };
+    }
+    case "sde-dpmsolver++": {
+      const rise = f(1 - exp32(-h2));
+      return {
+        sample: f(f(t.sigma / s.sigma) * exp32(-h)),
+        D0: f(t.alpha * rise),
+        D1_midpoint: 0.5 * f(t.alpha * rise),
+        D1: f(t.alpha * f(f(rise / -h2) + 1)),
+        D2: f(t.alpha * f(f(f(rise - h2) / f(h2 * h2)) - 0.5)),
+        noise: f(t.sigma * sqrt32(rise)),
+      };
+    }
+    case "sde-dpmsolver": {
+      const growth = f(exp32(h) - 1);
+      return {
+        sample: f(t.alpha / s.alpha),
+        D0: -2 * f(t.sigma * growth),
+        D1_midpoint: -f(t.sigma * growth),
+        D1: -2 * f(t.sigma * f(f(growth / h) - 1)),
+        D2: Number.NaN,
+        noise: f(t.sigma * sqrt32(f(exp32(h2) - 1))),
+      };
+    }
+  }
+}
+
+/**
+ * One multistep update, of as high an order as there are outputs: `D1` and `D2` are the papers' differences of them.
+ *
+ * @param x the sample at the noise level `levels[0]`
+ * @param outputs converted model outputs, the latest first, 1 to 3
+ * @param t the noise level to go to
+ * @param levels the noise levels of `outputs`
+ * @param noise for the SDE algorithms
+ */
+export function dpmSolverUpdate(
+  algorithm_type: DPMAlgorithmType,
+  solver_type: string,
+  x: Float32Array,
+  outputs: readonly Float32Array[],
+  t: NoiseLevel,
+  levels: readonly NoiseLevel[],
+  noise?: Float32Array,
+): Float32Array {
+  const [m0, m1, m2] = outputs as [Float32Array, Float32Array?, Float32Array?];
+  const [lambda_s0, lambda_s1, lambda_s2] = levels.map(lambdaOf) as [number, number?, number?];
+  const w = dpmSolverWeights(algorithm_type, t, levels[0]!);
+  const prev = new Float32Array(x.length);
+  for (let i = 0; i < prev.length; i++) prev[i] = f(w.sample * x[i]!) + f(w.D0 * m0[i]!);
+
+  if (m1 !== undefined && lambda_s1 !== undefined) {
+    const h = f(lambdaOf(t) - lambda_s0);
+    const r0 = f(f(lambda_s0 - lambda_s1) / h);
+    const inverse_r0 = f(1 / r0);
+    if (m2 === undefined || lambda_s2 === undefined) {
+      const D1 = solver_type === "midpoint" ? w.D1_midpoint : w.D1;
+      for (let i = 0; i < prev.length; i++) prev[i] = prev[i]! + f(D1 * f(inverse_r0 * f(m0[i]! - m1[i]!)));
+    } else {
+      const r1 = f(f(lambda_s1 - lambda_s2) / h);
+      const inverse_r1 = f(1 / r1);
+      const blend = f(r0 / f(r0 + r1));
+      const curve = f(1 / f(r0 + r1));
+      for (let i = 0; i < prev.length; i++) {
+        const D1_0 = f(inverse_r0 * f(m0[i]! - m1[i]!));
+        const D1_1 = f(inverse_r1 * f(m1[i]! - m2[i]!));
+        const difference = f(D1_0 - D1_1);
+        const D1 = f(D1_0 + f(blend * difference));
+        prev[i] = f(prev[i]! + f(w.D1 * D1)) + f(w.D2 * f(curve * difference));
+      }
+    }
+  }
+  if (noise !== undefined) {
+    for (let i = 0; i < prev.length; i++) prev[i] = prev[i]! + f(w.noise * noise[i]!);
+  }
+  return prev;
+}
+
+/**
+ * The data prediction x_0 of a model's output.
+ *
+ * @param sigma_flow the sigma that "flow_prediction" goes by
+ * @throws ValueError for an unknown `prediction_type`.
+ */
+export function toDataPrediction(
+  where: string,
+  prediction_type: string,
+  output: Float32Array,
+  x: Float32Array,
+  { alpha, sigma }: NoiseLevel,
+  sigma_flow: number,
+): Float32Array {
+  const x0 = new Float32Array(output.length);
+  if (prediction_type === "epsilon") {
+    for (let i = 0; i < x0.length; i++) x0[i] = f(x[i]! - f(sigma * output[i]!)) / alpha;
+  } else if (prediction_type === "sample") {
+    x0.set(output);
+  } else if (prediction_type === "v_prediction") {
+    for (let i = 0; i < x0.length; i++) x0[i] = f(alpha * x[i]!) - f(sigma * output[i]!);
+  } else if (prediction_type === "flow_prediction") {
+    for (let i = 0; i < x0.length; i++) x0[i] = x[i]! - f(sigma_flow * output[i]!);
+  } else {
+    unknownValue(where, "prediction_type", prediction_type, ["epsilon", "sample", "v_prediction", "flow_prediction"]);
+  }
+  return x0;
+}
+
+/** The noise prediction of a model's output. @throws ValueError for an unknown `prediction_type`. */
+export function toNoisePrediction(
+  where: string,
+  prediction_type: string,
+  output: Float32Array,
+  x: Float32Array,
+  { alpha, sigma }: NoiseLevel,
+): Float32Array {
+  const epsilon = new Float32Array(output.length);
+  if (prediction_type === "epsilon") {
+    epsilon.set(output);
+  } else if (prediction_type === "sample") {
+    for (let i = 0; i < epsilon.length; i++) epsilon[i] = f(x[i]! - f(alpha * output[i]!)) / sigma;
+  } else if (prediction_type === "v_prediction") {
+    for (let i = 0; i < epsilon.length; i++) epsilon[i] = f(alpha * output[i]!) + f(sigma * x[i]!);
+  } else {
+    unknownValue(where, "prediction_type", prediction_type, ["epsilon", "sample", "v_prediction"]);
+  }
+  return epsilon;
+}

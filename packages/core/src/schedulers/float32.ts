@@ -1,0 +1,89 @@
+import { ValueError } from "../errors.ts";
+import { Tensor } from "../tensor.ts";
+import { checkTensor } from "./checks.ts";
+
+// Arithmetic on float32 values as torch and numpy do it. One operation on two float32 values in double precision,
+// rounded once by Math.fround, is what float32 hardware gives (for + - * / and the square root).
+
+/** The square root, in float32. */
+export function sqrt32(x: number): number {
+  return Math.fround(Math.sqrt(x));
+}
+
+/** `e ** x`, in float32. */
+export function exp32(x: number): number {
+  return Math.fround(Math.exp(x));
+}
+
+/** The natural logarithm, in float32, as torch's. */
+export function log32(x: number): number {
+  return Math.fround(Math.log(x));
+}
+
+/** `a * b + c` rounded once, as a fused multiply-add of float32 values. */
+export function fma32(a: number, b: number, c: number): number {
+  return Math.fround(a * b + c);
+}
+
+const logP = [0, 1, 2.112677543073053, 1.4800006335765066, 0.3808837741388408, 0.025899791179079226].map(Math.fround);
+const logQ = [
+  1, 2.6126775430731093, 2.4530060717847366, 0.986494295851942, 0.15464763749839067, 0.005875095403124574,
+].map(Math.fround);
+const LN2 = Math.fround(Math.LN2);
+
+/**
+ * The natural logarithm in float32, as numpy's: a rational approximation that is up to 2 units in the last place off.
+ * To the bit, because timesteps that are found in a table of such logarithms are cut to whole numbers afterwards.
+ *
+ * @see numpy `loops_exponent_log.dispatch.c.src`
+ */
+export function numpyLog32(x: number): number {
+  if (!(x > 0) || x === Number.POSITIVE_INFINITY) return Math.log(x);
+  let exponent = Math.floor(Math.log2(x));
+  let mantissa = x / 2 ** exponent;
+  if (mantissa >= 2 || mantissa < 1) {
+    exponent += mantissa < 1 ? -1 : 1;
+    mantissa = x / 2 ** exponent;
+  }
+  if (mantissa > Math.fround(Math.SQRT2)) {
+    mantissa /= 2;
+    exponent += 1;
+  }
+  const y = mantissa - 1;
+  let numerator = logP[5]!;
+  let denominator = logQ[5]!;
+  for (let i = 4; i >= 0; i--) {
+    numerator = fma32(numerator, y, logP[i]!);
+    denominator = fma32(denominator, y, logQ[i]!);
+  }
+  return fma32(exponent, LN2, Math.fround(numerator / denominator));
+}
+
+/**
+ * `a * x + b * y` with a coefficient for each batch item, or one for all, rounded to float32 after each operation.
+ *
+ * @param a one coefficient, or as many as `x` has batch items
+ * @throws ValueError when the number of coefficients is neither.
+ */
+export function mixPerSample(where: string, a: Float32Array, x: Tensor, b: Float32Array, y: Tensor): Tensor {
+  checkTensor(where, "sample", x, x.dims);
+  checkTensor(where, "noise", y, x.dims);
+  const batch = x.dims[0] ?? 1;
+  if (a.length !== 1 && a.length !== batch) {
+    throw new ValueError(`${where} got ${a.length} timesteps for a batch of ${batch}: give one, or one per item.`, {
+      field: "timesteps",
+      found: String(a.length),
+      expected: `1 or ${batch}`,
+    });
+  }
+  const out = new Float32Array(x.size);
+  const count = x.size / a.length;
+  for (let k = 0; k < a.length; k++) {
+    const ak = a[k]!;
+    const bk = b[k]!;
+    for (let i = k * count; i < (k + 1) * count; i++) {
+      out[i] = Math.fround(ak * x.data[i]!) + Math.fround(bk * y.data[i]!);
+    }
+  }
+  return new Tensor("float32", out, x.dims);
+}

@@ -1,0 +1,429 @@
+import { type ConfigDict, configDefaults, float } from "../configuration_utils.ts";
+import { checkOptions, UnsupportedModelError, ValueError } from "../errors.ts";
+import { Tensor } from "../tensor.ts";
+import { randn_tensor } from "../torch_utils.ts";
+import { checkSample, checkSteps, checkTensor, entry, stepsNotSet, unknownValue } from "./checks.ts";
+import {
+  type DPMAlgorithmType,
+  type DPMSolverType,
+  dpmSolverUpdate,
+  type NoiseLevel,
+  toDataPrediction,
+  toNoisePrediction,
+} from "./dpmsolver_update.ts";
+import { log32, mixPerSample, sqrt32 } from "./float32.ts";
+import {
+  alphasCumprod,
+  type BetaConfig,
+  commonBetaSchedules,
+  makeBetas,
+  rescaleZeroTerminalSnr,
+  sigmasOf,
+} from "./noise_schedules.ts";
+import {
+  karrasDiffusionFields,
+  karrasDiffusionSchedulers,
+  type PredictionType,
+  SchedulerMixin,
+  type SchedulerOutput,
+  type SetTimestepsOptions,
+  type StepOptions,
+  type TimestepSpacing,
+  type Timesteps,
+} from "./scheduling_utils.ts";
+import {
+  betaSigmas,
+  exponentialSigmas,
+  flowSigmas,
+  interpolate,
+  karrasSigmas,
+  logSigmas,
+  luSigmas,
+  sigmaToT,
+} from "./sigmas.ts";
+import { leadingTimesteps, linspaceTimesteps, roundHalfEven, trailingTimesteps } from "./spacing.ts";
+import { checkSigmaConfig, indexForTimestep, type SigmaConfig } from "./step_index.ts";
+import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
+
+/** Config of {@link DPMSolverMultistepScheduler}. */
+export interface DPMSolverMultistepSchedulerConfig extends BetaConfig, ThresholdingConfig, SigmaConfig {
+  /** 1, 2 (good with guidance) or 3 (good without). Default 2. */
+  solver_order: number;
+  /** "flow_prediction" is for the "++" algorithms. Default "epsilon". */
+  prediction_type: PredictionType;
+  /** Default "dpmsolver++". */
+  algorithm_type: DPMAlgorithmType | (string & {});
+  /** Default "midpoint". */
+  solver_type: DPMSolverType | (string & {});
+  /** Whether the last steps of fewer than 15 are of lower order. Default true. */
+  lower_order_final: boolean;
+  /** Whether the last step is of the first order. Default false. */
+  euler_at_final: boolean;
+  /** Whether to space sigmas evenly in the log-SNR. Default false. */
+  use_lu_lambdas: boolean | null;
+  /** Whether sigmas are those of flow matching. Default false. */
+  use_flow_sigmas: boolean | null;
+  /** Shifts flow matching's sigmas towards noise. Default 1. */
+  flow_shift: number;
+  /** The sigma that the last step goes to. Default "zero". */
+  final_sigmas_type: "zero" | "sigma_min" | (string & {});
+  /** Training timesteps whose log-SNR is below are left out: cosine betas need -5.1. Default -Infinity. */
+  lambda_min_clipped: number;
+  /** "learned" or "learned_range": the model's output has a variance behind its three channels, which is dropped. Default null. */
+  variance_type: "learned" | "learned_range" | (string & {}) | null;
+  /** Default "linspace". */
+  timestep_spacing: TimestepSpacing;
+  /** Added to each timestep of "leading" spacing. Default 0. */
+  steps_offset: number;
+  /** Whether to rescale the betas to end in pure noise. Default false. */
+  rescale_betas_zero_snr: boolean;
+  /** Whether `set_timesteps` takes `mu`. Default false. */
+  use_dynamic_shifting: boolean;
+  /** Default "exponential". */
+  time_shift_type: "exponential" | (string & {});
+}
+
+/** What {@link DPMSolverMultistepScheduler.step} takes. */
+export type DPMSolverMultistepStepOptions = Pick<StepOptions, "generator" | "variance_noise">;
+
+const NAME = "DPMSolverMultistepScheduler";
+
+/**
+ * DPM-Solver and DPM-Solver++: fast multistep solvers of up to the third order for the diffusion ODE, and their SDE
+ * variants.
+ *
+ * @see Diffusers `DPMSolverMultistepScheduler`; https://huggingface.co/papers/2211.01095
+ */
+export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultistepSchedulerConfig> {
+  static override readonly config_defaults: Readonly<DPMSolverMultistepSchedulerConfig> =
+    configDefaults<DPMSolverMultistepSchedulerConfig>({
+      num_train_timesteps: 1000,
+      beta_start: 0.0001,
+      beta_end: 0.02,
+      beta_schedule: "linear",
+      trained_betas: null,
+      solver_order: 2,
+      prediction_type: "epsilon",
+      thresholding: false,
+      dynamic_thresholding_ratio: 0.995,
+      sample_max_value: float(1),
+      algorithm_type: "dpmsolver++",
+      solver_type: "midpoint",
+      lower_order_final: true,
+      euler_at_final: false,
+      use_karras_sigmas: false,
+      use_exponential_sigmas: false,
+      use_beta_sigmas: false,
+      use_lu_lambdas: false,
+      use_flow_sigmas: false,
+      flow_shift: float(1),
+      final_sigmas_type: "zero",
+      lambda_min_clipped: float(Number.NEGATIVE_INFINITY),
+      variance_type: null,
+      timestep_spacing: "linspace",
+      steps_offset: 0,
+      rescale_betas_zero_snr: false,
+      use_dynamic_shifting: false,
+      time_shift_type: "exponential",
+    });
+  static override readonly compatible_fields: readonly string[] = karrasDiffusionFields;
+  static override readonly compatible_classes: readonly string[] = karrasDiffusionSchedulers;
+  static override readonly step_options: readonly string[] = ["generator", "variance_noise"];
+  static override readonly set_timesteps_options: readonly string[] = ["mu", "timesteps"];
+
+  readonly init_noise_sigma: number = 1;
+  timesteps: Timesteps;
+  /** The noise level of each timestep, and the one that the last step goes to. */
+  sigmas: Float32Array;
+  /** `[num_train_timesteps]`. */
+  readonly betas: Float32Array;
+  /** `[num_train_timesteps]`. */
+  readonly alphas: Float32Array;
+  /** `[num_train_timesteps]`. */
+  readonly alphas_cumprod: Float32Array;
+  /** Half the log-SNR of the training's timesteps, `[num_train_timesteps]`. */
+  readonly lambda_t: Float32Array;
+
+  /** `flow_shift`, or `exp(mu)` since `set_timesteps` was last given one. */
+  private flowShift: number;
+  private stepIndex: number | null = null;
+  private beginIndex: number | null = null;
+  /** The last converted model outputs, the latest first, up to `solver_order`. */
+  private modelOutputs: Float32Array[] = [];
+
+  /**
+   * @throws UnsupportedModelError for an unknown `beta_schedule`, `algorithm_type` or `solver_type`.
+   * @throws ValueError when more than one spacing of sigmas is asked for, or `final_sigmas_type` "zero" of an algorithm
+   * without "++".
+   */
+  constructor(config: Partial<DPMSolverMultistepSchedulerConfig> = {}) {
+    super(config);
+    checkSigmaConfig(NAME, this.config);
+    const { num_train_timesteps, rescale_betas_zero_snr, flow_shift } = this.config;
+    const betas = makeBetas(NAME, this.config, commonBetaSchedules);
+    this.betas = rescale_betas_zero_snr ? rescaleZeroTerminalSnr(betas) : betas;
+    this.alphas = this.betas.map((beta) => 1 - beta);
+    this.alphas_cumprod = alphasCumprod(this.betas);
+    // The least number that float16 has, so that the first sigma is not infinite.
+    if (rescale_betas_zero_snr) this.alphas_cumprod[this.alphas_cumprod.length - 1] = 2 ** -24;
+    this.lambda_t = this.alphas_cumprod.map((alpha) => log32(sqrt32(alpha)) - log32(sqrt32(Math.fround(1 - alpha))));
+    this.sigmas = sigmasOf(this.alphas_cumprod);
+    this.flowShift = flow_shift;
+    this.timesteps = Int32Array.from({ length: num_train_timesteps }, (_, i) => num_train_timesteps - 1 - i);
+    this.checkAlgorithm();
+  }
+
+  private checkAlgorithm(): void {
+    const { algorithm_type, solver_type, final_sigmas_type } = this.config;
+    const algorithms = ["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"];
+    // What other classes of the family call their algorithms and solvers stands for the nearest of this one's.
+    if (algorithm_type === "deis") this.register_to_config({ algorithm_type: "dpmsolver++" });
+    else if (!algorithms.includes(algorithm_type)) unsupported("algorithm_type", algorithm_type, algorithms);
+    if (["logrho", "bh1", "bh2"].includes(solver_type)) this.register_to_config({ solver_type: "midpoint" });
+    else if (!["midpoint", "heun"].includes(solver_type)) unsupported("solver_type", solver_type, ["midpoint", "heun"]);
+    if (final_sigmas_type === "zero" && !algorithm_type.endsWith("++")) {
+      throw new ValueError(
+        `\`final_sigmas_type\` "zero" is not supported for \`algorithm_type\` "${algorithm_type}". Choose "sigma_min".`,
+        { className: NAME, field: "final_sigmas_type", found: "zero", expected: "sigma_min" },
+      );
+    }
+  }
+
+  /** The index of the next step; null before the first. */
+  get step_index(): number | null {
+    return this.stepIndex;
+  }
+
+  /** The index of the first step, as {@link set_begin_index} set it. */
+  get begin_index(): number | null {
+    return this.beginIndex;
+  }
+
+  /** Says where a run that starts midway begins. `set_timesteps` forgets it. */
+  override set_begin_index(begin_index: number = 0): void {
+    this.beginIndex = begin_index;
+  }
+
+  /**
+   * Lays out the timesteps and sigmas of a run.
+   *
+   * @param num_inference_steps at least 1; null with `timesteps`
+   * @throws ValueError unless exactly one of the two is given, for what the config does not go with, or an unknown
+   * `timestep_spacing` or `final_sigmas_type`.
+   */
+  set_timesteps(num_inference_steps: number | null, options: Pick<SetTimestepsOptions, "mu" | "timesteps"> = {}): void {
+    checkOptions(`${NAME}.set_timesteps`, options, DPMSolverMultistepScheduler.set_timesteps_options);
+    const { config } = this;
+    const { mu, timesteps: custom } = options;
+    if (mu !== undefined) {
+      if (!config.use_dynamic_shifting || config.time_shift_type !== "exponential") {
+        throw new ValueError('`mu` needs `use_dynamic_shifting` and a `time_shift_type` of "exponential".', {
+          className: NAME,
+          field: "mu",
+        });
+      }
+      this.flowShift = Math.exp(mu);
+    }
+    if ((num_inference_steps === null) === (custom === undefined)) {
+      throw new ValueError("Must pass exactly one of `num_inference_steps` or `timesteps`.", {
+        className: NAME,
+        field: "num_inference_steps",
+      });
+    }
+    if (custom !== undefined) this.checkTimestepsAllowed();
+    else checkSteps(NAME, num_inference_steps);
+
+    let timesteps: ArrayLike<number> = custom ?? this.spacedTimesteps(num_inference_steps!);
+    const steps = timesteps.length;
+    const count = num_inference_steps ?? steps;
+    const trainSigmas = sigmasOf(this.alphas_cumprod);
+    const log_sigmas = logSigmas(trainSigmas);
+    const last = trainSigmas.length - 1;
+    // Of another class's config: this one has no such fields, but heeds them.
+    const { sigma_min, sigma_max } = config as ConfigDict as { sigma_min?: number | null; sigma_max?: number | null };
+    const min = sigma_min ?? trainSigmas[0]!;
+    const max = sigma_max ?? trainSigmas[last]!;
+
+    let sigmas: Float64Array;
+    if (config.use_karras_sigmas || config.use_lu_lambdas) {
+      sigmas = config.use_karras_sigmas
+        ? karrasSigmas(min, max, count)
+        : luSigmas(log_sigmas[0]!, log_sigmas[last]!, count);
+      timesteps = sigmas.map((sigma) => sigmaToT(sigma, log_sigmas));
+      if (config.beta_schedule !== "squaredcos_cap_v2") timesteps = Float64Array.from(timesteps, roundHalfEven);
+    } else if (config.use_exponential_sigmas || config.use_beta_sigmas) {
+      sigmas = config.use_exponential_sigmas ? exponentialSigmas(min, max, count) : betaSigmas(min, max, count);
+      timesteps = sigmas.map((sigma) => sigmaToT(sigma, log_sigmas));
+    } else if (config.use_flow_sigmas) {
+      sigmas = flowSigmas(config.num_train_timesteps, this.flowShift, count);
+      timesteps = sigmas.map((sigma) => sigma * config.num_train_timesteps);
+    } else {
+      sigmas = Float64Array.from(timesteps, (t) => interpolate(Math.trunc(t), trainSigmas));
+    }
+
+    let sigma_last = 0;
+    if (config.final_sigmas_type === "sigma_min") sigma_last = trainSigmas[0]!;
+    else if (config.final_sigmas_type !== "zero") {
+      unknownValue(NAME, "final_sigmas_type", config.final_sigmas_type, ["zero", "sigma_min"]);
+    }
+
+    this.sigmas = Float32Array.from([...sigmas, sigma_last]);
+    this.timesteps = Int32Array.from(timesteps);
+    this.num_inference_steps = timesteps.length;
+    this.modelOutputs = [];
+    this.stepIndex = null;
+    this.beginIndex = null;
+  }
+
+  private checkTimestepsAllowed(): void {
+    const fields = [
+      "use_karras_sigmas",
+      "use_lu_lambdas",
+      "use_exponential_sigmas",
+      "use_beta_sigmas",
+      "use_flow_sigmas",
+    ] as const;
+    for (const field of fields) {
+      if (!this.config[field]) continue;
+      throw new ValueError(`Cannot set \`timesteps\` with \`${field}\`: the timesteps then follow from the sigmas.`, {
+        className: NAME,
+        field,
+      });
+    }
+  }
+
+  private spacedTimesteps(steps: number): Float64Array {
+    const { num_train_timesteps, timestep_spacing, steps_offset, lambda_min_clipped } = this.config;
+    // lambda_t descends: the timesteps below the clipping threshold are the last ones.
+    let clipped = 0;
+    const least = Math.fround(lambda_min_clipped);
+    while (clipped < this.lambda_t.length && this.lambda_t[this.lambda_t.length - 1 - clipped]! < least) clipped += 1;
+    const last_timestep = num_train_timesteps - clipped;
+    // "linspace" and "leading" lay out one more step, and leave out the last one.
+    if (timestep_spacing === "linspace") {
+      return linspaceTimesteps(last_timestep - 1, steps + 1)
+        .map(roundHalfEven)
+        .slice(0, -1);
+    }
+    if (timestep_spacing === "leading") {
+      return leadingTimesteps(Math.floor(last_timestep / (steps + 1)), steps + 1, steps_offset).slice(0, -1);
+    }
+    if (timestep_spacing === "trailing") return trailingTimesteps(last_timestep, num_train_timesteps / steps);
+    return unknownValue(NAME, "timestep_spacing", timestep_spacing, ["linspace", "leading", "trailing"]);
+  }
+
+  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
+  index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
+    const index = indexForTimestep(schedule_timesteps, timestep);
+    return index < 0 ? this.timesteps.length - 1 : index;
+  }
+
+  /** The noise level of a step: of the variance-preserving kind, or flow matching's. */
+  private level(index: number): NoiseLevel {
+    return this.splitSigma(entry(this.sigmas, index, NAME, "step"));
+  }
+
+  private splitSigma(sigma: number): NoiseLevel {
+    if (this.config.use_flow_sigmas) return { alpha: Math.fround(1 - sigma), sigma };
+    const alpha = Math.fround(1 / sqrt32(Math.fround(Math.fround(sigma * sigma) + 1)));
+    return { alpha, sigma: Math.fround(sigma * alpha) };
+  }
+
+  /** The data or noise prediction that the algorithm integrates, of the model's output at the step's noise level. */
+  private convertModelOutput(model_output: Tensor, sample: Tensor, index: number): Float32Array {
+    const { prediction_type, variance_type, thresholding } = this.config;
+    let output = model_output;
+    if (prediction_type === "epsilon" && (variance_type === "learned" || variance_type === "learned_range")) {
+      output = model_output.slice(null, [0, 3]);
+    }
+    checkSample(`${NAME}.step`, output, sample);
+    const level = this.level(index);
+    if (this.config.algorithm_type.endsWith("++")) {
+      const sigma = entry(this.sigmas, index, NAME, "step");
+      const converted = toDataPrediction(NAME, prediction_type, output.data, sample.data, level, sigma);
+      if (thresholding) thresholdSample(converted, sample.dims[0] ?? 1, this.config);
+      return converted;
+    }
+    const epsilon = toNoisePrediction(NAME, prediction_type, output.data, sample.data, level);
+    if (!thresholding) return epsilon;
+    const x0 = toDataPrediction(NAME, "epsilon", epsilon, sample.data, level, Number.NaN);
+    thresholdSample(x0, sample.dims[0] ?? 1, this.config);
+    return toNoisePrediction(NAME, "sample", x0, sample.data, level);
+  }
+
+  /**
+   * Predicts the sample of the timestep before, of as high an order as there are outputs, up to `solver_order`.
+   *
+   * @param model_output `[batch, channels, ...]`
+   * @param timestep one of `timesteps`; only the first of a run is looked at
+   * @param sample `[batch, channels, ...]`
+   * @throws ValueError before `set_timesteps`, for an unknown `prediction_type`, or a shape that does not fit.
+   * @throws UnsupportedModelError for "sde-dpmsolver" of the third order, which there is not.
+   */
+  step(
+    model_output: Tensor,
+    timestep: number,
+    sample: Tensor,
+    options: DPMSolverMultistepStepOptions = {},
+  ): SchedulerOutput {
+    checkOptions(`${NAME}.step`, options, DPMSolverMultistepScheduler.step_options);
+    if (this.num_inference_steps === null) stepsNotSet(NAME);
+    const { solver_order, lower_order_final, euler_at_final, final_sigmas_type, solver_type } = this.config;
+    const algorithm_type = this.config.algorithm_type as DPMAlgorithmType;
+    const index = this.stepIndex ?? this.beginIndex ?? this.index_for_timestep(timestep);
+    const m0 = this.convertModelOutput(model_output, sample, index);
+
+    // Lower orders at the end keep few steps stable.
+    const count = this.timesteps.length;
+    const few = lower_order_final && count < 15;
+    let order = Math.min(solver_order, this.modelOutputs.length + 1, 3);
+    if (index === count - 1 && (euler_at_final || few || final_sigmas_type === "zero")) order = 1;
+    else if (index === count - 2 && few) order = Math.min(order, 2);
+    if (order === 3 && algorithm_type === "sde-dpmsolver") {
+      unsupported("solver_order", `3 with algorithm_type "sde-dpmsolver"`, ["1", "2"]);
+    }
+
+    let noise: Float32Array | undefined;
+    if (algorithm_type.startsWith("sde-")) {
+      const drawn = options.variance_noise ?? randn_tensor(sample.dims, { generator: options.generator });
+      checkTensor(`${NAME}.step`, "variance_noise", drawn, sample.dims);
+      noise = drawn.data;
+    }
+
+    const outputs = [m0, ...this.modelOutputs.slice(0, order - 1)];
+    const levels = outputs.map((_, i) => this.level(index - i));
+    const prev = dpmSolverUpdate(
+      algorithm_type,
+      solver_type,
+      sample.data,
+      outputs,
+      this.level(index + 1),
+      levels,
+      noise,
+    );
+    this.modelOutputs = [m0, ...this.modelOutputs].slice(0, Math.max(solver_order - 1, 0));
+    this.stepIndex = index + 1;
+    return { prev_sample: new Tensor("float32", prev, sample.dims) };
+  }
+
+  /**
+   * Diffuses samples to the noise level of `timesteps`; after {@link set_begin_index}, to that at which the run is.
+   *
+   * @param timesteps one for all, or one per batch item
+   */
+  add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
+    const levels = Array.from(timesteps, (t) =>
+      this.level(this.beginIndex === null ? this.index_for_timestep(t) : (this.stepIndex ?? this.beginIndex)),
+    );
+    const alphas = Float32Array.from(levels, (level) => level.alpha);
+    const sigmas = Float32Array.from(levels, (level) => level.sigma);
+    return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);
+  }
+}
+
+function unsupported(field: string, found: string, expected: readonly string[]): never {
+  throw new UnsupportedModelError(
+    `\`${field}\` ${found} is not implemented for ${NAME}, which has ${expected.join(", ")}.`,
+    { className: NAME, field, found, expected: expected.join(", ") },
+  );
+}

@@ -1,0 +1,84 @@
+import { UnsupportedModelError } from "@diffusers-web/core";
+import { float, type GraphBuilder, microsoft, type Value } from "../graph/builder.ts";
+
+type Lower = (g: GraphBuilder, x: Value) => Value;
+
+const unary =
+  (type: string): Lower =>
+  (g, x) =>
+    g.op(type, [x], x.dims);
+
+/** `x * sigmoid(alpha * x)`: SiLU for 1, CLIP's quick GELU for 1.702. */
+function sigmoidLinear(alpha: number): Lower {
+  return (g, x) => {
+    if (g.target.fused.quickGelu) return g.op("QuickGelu", [x], x.dims, { alpha: float(alpha) }, microsoft);
+    const scaled = alpha === 1 ? x : g.op("Mul", [x, g.constant([alpha], [])], x.dims);
+    return g.op("Mul", [x, g.op("Sigmoid", [scaled], x.dims)], x.dims);
+  };
+}
+
+const gelu =
+  (approximate: "none" | "tanh"): Lower =>
+  (g, x) =>
+    g.op("Gelu", [x], x.dims, { approximate });
+
+/** `x * tanh(log(1 + exp(x)))`, with a logarithm that does not overflow. */
+const mish: Lower = (g, x) => {
+  const decayed = g.op("Exp", [g.op("Neg", [g.op("Abs", [x], x.dims)], x.dims)], x.dims);
+  const log = g.op("Log", [g.op("Add", [decayed, g.constant([1], [])], x.dims)], x.dims);
+  const softplus = g.op("Add", [g.op("Relu", [x], x.dims), log], x.dims);
+  return g.op("Mul", [x, g.op("Tanh", [softplus], x.dims)], x.dims);
+};
+
+/** Diffusers' `act_fn` names. */
+const diffusersActivations: Record<string, Lower> = {
+  silu: sigmoidLinear(1),
+  swish: sigmoidLinear(1),
+  gelu: gelu("none"),
+  relu: unary("Relu"),
+  mish,
+};
+
+/** What `hidden_act` may name in a transformers config. */
+const transformersActivations: Record<string, Lower> = {
+  ...diffusersActivations,
+  quick_gelu: sigmoidLinear(1.702),
+  gelu_new: gelu("tanh"),
+  gelu_pytorch_tanh: gelu("tanh"),
+  sigmoid: unary("Sigmoid"),
+  tanh: unary("Tanh"),
+};
+
+/** The activations of a library's configs, by name. */
+const families = { diffusers: diffusersActivations, transformers: transformersActivations };
+
+/**
+ * Checks the name of an activation in a config.
+ *
+ * @throws UnsupportedModelError naming the class and the field.
+ */
+export function checkActivation(
+  name: string | null | undefined,
+  className: string,
+  field: string,
+  family: keyof typeof families = "diffusers",
+): void {
+  if (name === null || name === undefined || name.toLowerCase() in families[family]) return;
+  const known = Object.keys(families[family]).join(", ");
+  throw new UnsupportedModelError(`${className} has \`${field}\`: "${name}", which is not built. Known: ${known}.`, {
+    className,
+    field,
+    found: name,
+    expected: known,
+  });
+}
+
+/** An activation by its name in a config, which {@link checkActivation} has passed. */
+export function activation(g: GraphBuilder, x: Value, name: string): Value {
+  return transformersActivations[name.toLowerCase()]!(g, x);
+}
+
+/** Whether the name means SiLU, which GroupNorm's kernel applies itself. */
+export function isSilu(name: string): boolean {
+  return ["silu", "swish"].includes(name.toLowerCase());
+}

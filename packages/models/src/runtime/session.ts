@@ -1,0 +1,180 @@
+import { DeviceError, type LoadProgress, Tensor } from "@diffusers-web/core";
+import type { BuiltGraph, ExternalWeight, GraphIO } from "../graph/types.ts";
+import type { Device } from "./device.ts";
+import { loadOrt, type Ort, type OrtSession, type OrtSessionOptions, type OrtTensor } from "./ort.ts";
+
+/** How a session is created. */
+export interface SessionOptions {
+  /** Checked before and after the engine works: the engine itself cannot be interrupted. */
+  readonly signal?: AbortSignal | undefined;
+  /** Told of every weight that the engine takes (`upload`) and of the first run (`compile`). */
+  readonly progress_callback?: ((progress: LoadProgress) => void) | undefined;
+  /** What `progress_callback` calls the work. */
+  readonly name?: string | undefined;
+  /** Fails when a node would run on the processor although the device is a GPU: for tests. */
+  readonly forbidCpuNodes?: boolean | undefined;
+}
+
+// The engine hangs when two of its calls overlap, whatever their sessions: all of them go through one queue.
+let lastCall: Promise<unknown> = Promise.resolve();
+
+function exclusive<T>(call: () => Promise<T>): Promise<T> {
+  const result = lastCall.then(call);
+  // A failed call is reported to its caller; the next one starts all the same.
+  lastCall = result.catch(() => undefined);
+  return result;
+}
+
+/**
+ * Uploads a graph's weights to the device and makes it ready to run.
+ *
+ * @throws DeviceError when the device lacks what the graph needs.
+ */
+export function createSession(graph: BuiltGraph, device: Device, options: SessionOptions = {}): Promise<Session> {
+  checkLimits(graph, device);
+  return exclusive(async () => {
+    options.signal?.throwIfAborted();
+    const ort = await loadOrt(device.type);
+    const sessionOptions: OrtSessionOptions = {
+      executionProviders: [
+        device.gpu === undefined
+          ? "wasm"
+          : { name: "webgpu", device: device.gpu as never, storageBufferCacheMode: "simple" },
+      ],
+      graphOptimizationLevel: "all",
+      logSeverityLevel: 3,
+      externalData: uploads(graph.external, options),
+      ...(options.forbidCpuNodes === true ? { extra: { session: { disable_cpu_ep_fallback: "1" } } } : {}),
+    };
+    const inner = await device
+      .untilLost(ort.InferenceSession.create(graph.bytes, sessionOptions))
+      .catch((cause: unknown) => {
+        throw engineError("could not prepare the model", device, cause);
+      });
+    const session = new Session(ort, inner, graph, device, options);
+    if (options.signal?.aborted) {
+      await inner.release();
+      throw options.signal.reason;
+    }
+    return session;
+  });
+}
+
+/** A graph on a device, with its weights. Owns the engine's memory: {@link Session.dispose} frees it. */
+export class Session {
+  private inner: OrtSession | undefined;
+  private compiled = false;
+
+  constructor(
+    private readonly ort: Ort,
+    inner: OrtSession,
+    private readonly graph: Pick<BuiltGraph, "inputs" | "outputs">,
+    private readonly device: Device,
+    private readonly options: SessionOptions,
+  ) {
+    this.inner = inner;
+  }
+
+  /**
+   * Runs the graph. Calls may overlap; the engine takes them one after the other.
+   *
+   * @param feeds each input of the graph by name, of its dims and type
+   * @throws DeviceError when the device was lost or runs out of memory.
+   */
+  run(feeds: Readonly<Record<string, Tensor | Tensor<"int64">>>): Promise<Record<string, Tensor>> {
+    const inputs = Object.fromEntries(this.graph.inputs.map((input) => [input.name, this.input(input, feeds)]));
+    return exclusive(async () => {
+      if (this.inner === undefined) throw new DeviceError("The session is disposed: load the model again.");
+      if (!this.compiled) this.report("compile");
+      const outputs = await this.device.untilLost(this.inner.run(inputs)).catch((cause: unknown) => {
+        throw engineError("failed while it ran the model", this.device, cause);
+      });
+      this.compiled = true;
+      const result: Record<string, Tensor> = {};
+      for (const { name } of this.graph.outputs) {
+        const output = outputs[name] as OrtTensor;
+        result[name] = new Tensor("float32", output.data as Float32Array, output.dims);
+        output.dispose();
+      }
+      return result;
+    });
+  }
+
+  /** Frees the engine's memory after the runs that were asked for before. Idempotent. */
+  dispose(): Promise<void> {
+    return exclusive(async () => {
+      const inner = this.inner;
+      this.inner = undefined;
+      if (inner === undefined || this.device.lost !== undefined) return;
+      await this.device.untilLost(inner.release());
+    });
+  }
+
+  private input({ name, type, dims }: GraphIO, feeds: Readonly<Record<string, Tensor | Tensor<"int64">>>): OrtTensor {
+    const feed = feeds[name];
+    if (feed === undefined || feed.type !== type || String(feed.dims) !== String(dims)) {
+      const found = feed === undefined ? "nothing" : `${feed.type} [${feed.dims}]`;
+      throw new TypeError(`The graph's input ${name} is ${type} [${dims}], but got ${found}.`);
+    }
+    return new this.ort.Tensor(type, feed.data as Float32Array, dims as number[]);
+  }
+
+  private report(phase: "compile"): void {
+    this.options.progress_callback?.({ phase, file: this.options.name ?? "", loaded: 0, total: 0 });
+  }
+}
+
+/** The weights as the engine mounts them: each a file of its own, read when the engine asks for it. */
+function uploads(weights: readonly ExternalWeight[], options: SessionOptions): { path: string; data: Uint8Array }[] {
+  const file = options.name ?? "";
+  const total = weights.reduce((sum, weight) => sum + weight.byteLength, 0);
+  let loaded = 0;
+  return weights.map((weight) => ({
+    path: weight.name,
+    data: lazyBytes(weight.byteLength, () => {
+      loaded += weight.byteLength;
+      options.progress_callback?.({ phase: "upload", file, loaded, total });
+      return weight.read();
+    }),
+  }));
+}
+
+/**
+ * An array that reads its bytes when they are asked for. Of external data the engine wants an `instanceof Uint8Array`, its
+ * `byteLength`, and one `subarray` per weight: so no more than one weight at a time is in JavaScript's memory.
+ */
+function lazyBytes(byteLength: number, read: () => Uint8Array): Uint8Array {
+  return Object.defineProperties(new Uint8Array(0), {
+    byteLength: { value: byteLength },
+    length: { value: byteLength },
+    subarray: { value: (begin: number, end: number) => read().subarray(begin, end) },
+  });
+}
+
+/** Refuses what the device cannot hold before any weight is read. */
+function checkLimits(graph: BuiltGraph, device: Device): void {
+  const limit = device.info.limits["maxBufferSize"];
+  if (limit === undefined) return;
+  const values = [...graph.inputs, ...graph.outputs].map((io) => ({
+    name: io.name,
+    byteLength: io.dims.reduce((product, dim) => product * dim, io.type === "int64" ? 8 : 4),
+  }));
+  for (const { name, byteLength } of [...graph.external, ...values]) {
+    if (byteLength <= limit) continue;
+    throw new DeviceError(
+      `${name} needs a buffer of ${byteLength} bytes, but the GPU's maxBufferSize is ${limit}. ` +
+        'Use a smaller picture or model, dtype "fp16", or device "wasm".',
+      { found: `maxBufferSize ${limit}`, expected: `at least ${byteLength}`, tensors: [name] },
+    );
+  }
+}
+
+function engineError(what: string, device: Device, cause: unknown): DeviceError {
+  if (cause instanceof DeviceError) return cause;
+  const text = cause instanceof Error ? cause.message : String(cause);
+  const memory = /bad_alloc|out of memory|allocat|memory access out of bounds|OOM/i.test(text);
+  const advice = memory
+    ? "There is not enough memory: dispose of models that are not needed, or use a smaller picture or model."
+    : "See the cause.";
+  return new DeviceError(`The engine (${device.type}) ${what}: ${text} ${advice}`, { found: text }, { cause });
+}

@@ -1,0 +1,93 @@
+import type { GraphBuilder, Value } from "../../graph/builder.ts";
+import type { FeatureMap, Tokens } from "../../layers/layout.ts";
+import type { ResnetOptions } from "../../layers/resnet.ts";
+import type { Size } from "../../layers/upsampling.ts";
+
+/** What every block of one model gets, and what its config says of this one. */
+export interface BlockOptions {
+  /** How many residual blocks. */
+  readonly layers: number;
+  /** Output channels. */
+  readonly out: number;
+  /** The time embedding `[batch, dim]`; null in an autoencoder. */
+  readonly temb: Value | null;
+  readonly resnet: ResnetOptions;
+  /** Head size of the blocks with self-attention; null: one head. */
+  readonly attentionHeadDim: number | null;
+  /** Number of heads of the blocks with cross-attention. */
+  readonly heads: number;
+  /** The text; undefined in models without. */
+  readonly context?: Tokens | undefined;
+  /** How many transformer blocks follow each residual block. */
+  readonly transformerLayers: readonly number[];
+  readonly onlyCrossAttention: boolean;
+  readonly upcastAttention: boolean;
+  /** For the blocks that resample in a residual block: what their results are divided by. */
+  readonly resnetOutScaleFactor: number;
+  /** For the same blocks: whether the time embedding goes in without the activation. */
+  readonly resnetSkipTimeAct: boolean;
+}
+
+/** Options of a block on the way down. */
+export interface DownBlockOptions extends BlockOptions {
+  readonly addDownsample: boolean;
+  readonly downsamplePadding: number;
+  /** How blocks with self-attention resample. */
+  readonly downsampleType: "conv" | "resnet";
+  /** Added to the last layer's output, before the downsampling (T2I-Adapter); blocks with cross-attention only. */
+  readonly additionalResidual?: FeatureMap | undefined;
+}
+
+/** Options of a block on the way up. */
+export interface UpBlockOptions extends BlockOptions {
+  readonly addUpsample: boolean;
+  readonly upsampleType: "conv" | "resnet";
+  /** The size to reach; twice the input's when absent. */
+  readonly upsampleSize?: Size | undefined;
+}
+
+/** Options of the block in the middle. */
+export interface MidBlockOptions extends BlockOptions {
+  /** Groups of the attention's normalisation; null: none. */
+  readonly attentionGroups: number | null;
+  readonly addAttention: boolean;
+}
+
+/** A block on the way down: its output, and what it keeps for the way up. */
+export type DownBlock = (
+  g: GraphBuilder,
+  x: FeatureMap,
+  name: string,
+  options: DownBlockOptions,
+) => { hidden: FeatureMap; kept: FeatureMap[] };
+
+/** A block on the way up: takes what was kept, last first, from `kept`. */
+export type UpBlock = (
+  g: GraphBuilder,
+  x: FeatureMap,
+  kept: FeatureMap[],
+  name: string,
+  options: UpBlockOptions,
+) => FeatureMap;
+
+/** The block in the middle. */
+export type MidBlock = (g: GraphBuilder, x: FeatureMap, name: string, options: MidBlockOptions) => FeatureMap;
+
+/** Options of an autoencoder's block. */
+export interface EncoderBlockOptions {
+  /** How many residual blocks. */
+  readonly layers: number;
+  /** Output channels. */
+  readonly out: number;
+  readonly resnet: ResnetOptions;
+  /** Whether the size is halved (encoder) or doubled (decoder) at the end. */
+  readonly resample: boolean;
+}
+
+/** A block of an autoencoder's encoder or decoder. */
+export type EncoderBlock = (
+  g: GraphBuilder,
+  x: FeatureMap,
+  name: string,
+  options: EncoderBlockOptions,
+) => FeatureMap;

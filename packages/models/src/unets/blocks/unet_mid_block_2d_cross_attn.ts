@@ -1,0 +1,13 @@
+import { resnetBlock2D } from "../../layers/resnet.ts";
+import { transformer2D } from "../../layers/transformer_2d.ts";
+import { transformerOptions } from "./transformer_options.ts";
+import type { MidBlock } from "./types.ts";
+
+/** A residual block, a transformer and another residual block. @see Diffusers `UNetMidBlock2DCrossAttn` */
+export const unetMidBlock2DCrossAttn: MidBlock = (g, x, name, options) => {
+  const { temb, resnet } = options;
+  let hidden = resnetBlock2D(g, x, temb, `${name}.resnets.0`, x.channels, resnet);
+  // Diffusers does not pass `only_cross_attention` on to this block.
+  hidden = transformer2D(g, hidden, `${name}.attentions.0`, transformerOptions(options, 0, false));
+  return resnetBlock2D(g, hidden, temb, `${name}.resnets.1`, x.channels, resnet);
+};

@@ -1,0 +1,225 @@
+import { configDefaults, float, ValueError } from "@diffusers-web/core";
+import { checkLength, checkValue } from "../config_checks.ts";
+import { checkActivation } from "../layers/activations.ts";
+import { checkBlocks } from "./blocks/index.ts";
+
+/** The config of a {@link UNet2DConditionModel}: the arguments of Diffusers' `__init__`, under their names. */
+export interface UNet2DConditionModelConfig {
+  /** Height and width of the latents the model was trained on; pipelines' default. */
+  sample_size: number | readonly number[] | null;
+  in_channels: number;
+  out_channels: number;
+  /** Whether samples are mapped from 0..1 to -1..1 first. */
+  center_input_sample: boolean;
+  /** Whether the timestep's cosines stand before its sines. */
+  flip_sin_to_cos: boolean;
+  freq_shift: number;
+  /** DownBlock2D, CrossAttnDownBlock2D, AttnDownBlock2D or ResnetDownsampleBlock2D each. */
+  down_block_types: readonly string[];
+  /** UNetMidBlock2DCrossAttn, UNetMidBlock2D (one residual block), or null for none. */
+  mid_block_type: string | null;
+  /** UpBlock2D, CrossAttnUpBlock2D, AttnUpBlock2D or ResnetUpsampleBlock2D each. */
+  up_block_types: readonly string[];
+  /** Whether transformers look at the text in both attentions; one value or one per block. */
+  only_cross_attention: boolean | readonly boolean[];
+  block_out_channels: readonly number[];
+  layers_per_block: number | readonly number[];
+  /** 0 pads the right and the bottom only. */
+  downsample_padding: number;
+  mid_block_scale_factor: number;
+  /** Training only. */
+  dropout: number;
+  /** silu, swish, mish, gelu or relu. */
+  act_fn: string;
+  norm_num_groups: number | null;
+  norm_eps: number;
+  /** Channels of the text's tokens; one value or one per block. */
+  cross_attention_dim: number | readonly number[];
+  /** Transformer blocks per transformer; one value, one per block, or lists of one per layer. */
+  transformer_layers_per_block: number | readonly (number | readonly number[])[];
+  /** The same for the way up, where it is not the reverse. */
+  reverse_transformer_layers_per_block: readonly (number | readonly number[])[] | null;
+  encoder_hid_dim: number | null;
+  /** null or text_proj: a linear layer over the text. */
+  encoder_hid_dim_type: string | null;
+  /** The NUMBER of heads (a misnomer that checkpoints keep); one value or one per block. */
+  attention_head_dim: number | readonly number[];
+  /** Must be null, as in Diffusers. */
+  num_attention_heads: number | readonly number[] | null;
+  dual_cross_attention: boolean;
+  /** How the transformers' projections were saved; both are read. */
+  use_linear_projection: boolean;
+  /** null, timestep, identity, projection or simple_projection. */
+  class_embed_type: string | null;
+  /** null or text_time (Stable Diffusion XL). */
+  addition_embed_type: string | null;
+  addition_time_embed_dim: number | null;
+  num_class_embeds: number | null;
+  /** Whether attention is computed in float32 on a float16 device. */
+  upcast_attention: boolean;
+  /** default or scale_shift. */
+  resnet_time_scale_shift: string;
+  resnet_skip_time_act: boolean;
+  resnet_out_scale_factor: number;
+  /** positional or fourier. */
+  time_embedding_type: string;
+  time_embedding_dim: number | null;
+  time_embedding_act_fn: string | null;
+  timestep_post_act: string | null;
+  /** Channels of `timestep_cond` (latent consistency models). */
+  time_cond_proj_dim: number | null;
+  conv_in_kernel: number;
+  conv_out_kernel: number;
+  projection_class_embeddings_input_dim: number | null;
+  attention_type: string;
+  /** Whether class embeddings stand beside the time embedding instead of being added. */
+  class_embeddings_concat: boolean;
+  /** Read by blocks that are not built. */
+  mid_block_only_cross_attention: boolean | null;
+  /** Read by blocks that are not built. */
+  cross_attention_norm: string | null;
+  /** Read by an `addition_embed_type` that is not built. */
+  addition_embed_type_num_heads: number;
+}
+
+export const unet2DConditionDefaults: UNet2DConditionModelConfig = configDefaults<UNet2DConditionModelConfig>({
+  sample_size: null,
+  in_channels: 4,
+  out_channels: 4,
+  center_input_sample: false,
+  flip_sin_to_cos: true,
+  freq_shift: 0,
+  down_block_types: ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+  mid_block_type: "UNetMidBlock2DCrossAttn",
+  up_block_types: ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+  only_cross_attention: false,
+  block_out_channels: [320, 640, 1280, 1280],
+  layers_per_block: 2,
+  downsample_padding: 1,
+  mid_block_scale_factor: 1,
+  dropout: float(0),
+  act_fn: "silu",
+  norm_num_groups: 32,
+  norm_eps: 1e-5,
+  cross_attention_dim: 1280,
+  transformer_layers_per_block: 1,
+  reverse_transformer_layers_per_block: null,
+  encoder_hid_dim: null,
+  encoder_hid_dim_type: null,
+  attention_head_dim: 8,
+  num_attention_heads: null,
+  dual_cross_attention: false,
+  use_linear_projection: false,
+  class_embed_type: null,
+  addition_embed_type: null,
+  addition_time_embed_dim: null,
+  num_class_embeds: null,
+  upcast_attention: false,
+  resnet_time_scale_shift: "default",
+  resnet_skip_time_act: false,
+  resnet_out_scale_factor: float(1),
+  time_embedding_type: "positional",
+  time_embedding_dim: null,
+  time_embedding_act_fn: null,
+  timestep_post_act: null,
+  time_cond_proj_dim: null,
+  conv_in_kernel: 3,
+  conv_out_kernel: 3,
+  projection_class_embeddings_input_dim: null,
+  attention_type: "default",
+  class_embeddings_concat: false,
+  mid_block_only_cross_attention: null,
+  cross_attention_norm: null,
+  addition_embed_type_num_heads: 64,
+});
+
+const name = "UNet2DConditionModel";
+const downBlockNames = ["DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"];
+const upBlockNames = ["UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"];
+
+/**
+ * Checks a config before anything is built from it.
+ *
+ * @throws UnsupportedModelError naming the field whose value is not built.
+ * @throws ValueError for a config that Diffusers refuses as well.
+ */
+export function checkUNet2DConditionConfig(config: Readonly<UNet2DConditionModelConfig>): void {
+  if (config.num_attention_heads !== null) {
+    throw new ValueError(
+      `${name} has \`num_attention_heads\` in its config, which Diffusers does not allow: ` +
+        "the number of heads is in `attention_head_dim`.",
+      { className: name, field: "num_attention_heads", found: String(config.num_attention_heads), expected: "null" },
+    );
+  }
+  checkBlocks(config.down_block_types, downBlockNames, name, "down_block_types");
+  checkBlocks(config.up_block_types, upBlockNames, name, "up_block_types");
+  checkValue(name, "mid_block_type", config.mid_block_type, ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D", null]);
+  checkLists(config);
+
+  checkActivation(config.act_fn, name, "act_fn");
+  checkActivation(config.time_embedding_act_fn, name, "time_embedding_act_fn");
+  checkActivation(config.timestep_post_act, name, "timestep_post_act");
+  checkValue(name, "resnet_time_scale_shift", config.resnet_time_scale_shift, ["default", "scale_shift"]);
+  checkValue(name, "time_embedding_type", config.time_embedding_type, ["positional", "fourier"]);
+  checkValue(name, "class_embed_type", config.class_embed_type, [
+    null,
+    "timestep",
+    "identity",
+    "projection",
+    "simple_projection",
+  ]);
+  checkValue(name, "encoder_hid_dim_type", config.encoder_hid_dim_type, [null, "text_proj"]);
+  checkValue(name, "addition_embed_type", config.addition_embed_type, [null, "text_time"]);
+  checkValue(name, "attention_type", config.attention_type, ["default"]);
+  checkValue(name, "dual_cross_attention", config.dual_cross_attention, [false]);
+  // Blocks without normalisation groups are not built.
+  if (config.norm_num_groups === null) checkValue(name, "norm_num_groups", null, ["a number"]);
+  checkDependencies(config);
+}
+
+function checkLists(config: Readonly<UNet2DConditionModelConfig>): void {
+  const blocks = config.down_block_types;
+  const fields = [
+    "up_block_types",
+    "block_out_channels",
+    "only_cross_attention",
+    "attention_head_dim",
+    "cross_attention_dim",
+    "layers_per_block",
+  ] as const;
+  for (const field of fields) {
+    const value: unknown = config[field];
+    if (Array.isArray(value)) checkLength(name, field, value, blocks);
+    else if (value === null) checkValue(name, field, null, ["a number"]);
+  }
+  const layers = config.transformer_layers_per_block;
+  if (!Array.isArray(layers)) return;
+  checkLength(name, "transformer_layers_per_block", layers, blocks);
+  if (layers.some(Array.isArray) && config.reverse_transformer_layers_per_block === null) {
+    throw new ValueError(
+      `${name} needs \`reverse_transformer_layers_per_block\` when \`transformer_layers_per_block\` holds lists.`,
+      { className: name, field: "reverse_transformer_layers_per_block", found: "null", expected: "lists" },
+    );
+  }
+}
+
+/** Fields that others need. */
+function checkDependencies(config: Readonly<UNet2DConditionModelConfig>): void {
+  const needs = (field: keyof UNet2DConditionModelConfig, because: keyof UNet2DConditionModelConfig): void => {
+    if (config[field] !== null) return;
+    throw new ValueError(`${name} needs \`${field}\` when \`${because}\` is "${config[because]}".`, {
+      className: name,
+      field,
+      found: "null",
+      expected: "a number",
+    });
+  };
+  if (config.encoder_hid_dim_type !== null) needs("encoder_hid_dim", "encoder_hid_dim_type");
+  if (config.class_embed_type === "projection" || config.class_embed_type === "simple_projection") {
+    needs("projection_class_embeddings_input_dim", "class_embed_type");
+  }
+  if (config.addition_embed_type === "text_time") {
+    needs("projection_class_embeddings_input_dim", "addition_embed_type");
+    needs("addition_time_embed_dim", "addition_embed_type");
+  }
+}

@@ -1,0 +1,62 @@
+import {
+  type BaseSchedulerConfig,
+  type SchedulerClass,
+  type SchedulerMixin,
+  type StepOptions,
+  ValueError,
+} from "@diffusers-web/core";
+
+/** Any scheduler. */
+export type AnyScheduler = SchedulerMixin<BaseSchedulerConfig>;
+
+/** The class of a scheduler, with the lists of what its methods take. */
+export function schedulerClass(scheduler: AnyScheduler): SchedulerClass {
+  return scheduler.constructor as unknown as SchedulerClass;
+}
+
+/** Timesteps or sigmas of the caller's own, in place of a number of steps. */
+export interface CustomTimesteps {
+  readonly timesteps?: ArrayLike<number> | null | undefined;
+  readonly sigmas?: ArrayLike<number> | null | undefined;
+}
+
+/**
+ * Lays out a run's timesteps: so many steps, or the caller's own timesteps or sigmas where the scheduler takes them.
+ *
+ * @returns the timesteps, and the number of steps they amount to
+ * @throws ValueError when both are given, or the scheduler does not take them.
+ * @see Diffusers `retrieve_timesteps`
+ */
+export function retrieve_timesteps(
+  scheduler: AnyScheduler,
+  num_inference_steps: number,
+  { timesteps, sigmas }: CustomTimesteps = {},
+): { timesteps: number[]; num_inference_steps: number } {
+  if (timesteps != null && sigmas != null) {
+    throw new ValueError("`timesteps` and `sigmas` were both given: pass one of them.", { field: "sigmas" });
+  }
+  const custom = timesteps != null ? { timesteps } : sigmas != null ? { sigmas } : undefined;
+  if (custom === undefined) {
+    scheduler.set_timesteps(num_inference_steps);
+    return { timesteps: Array.from(scheduler.timesteps), num_inference_steps };
+  }
+  const [kind, values] = Object.entries(custom)[0]!;
+  const { name, set_timesteps_options } = schedulerClass(scheduler);
+  if (!set_timesteps_options.includes(kind)) {
+    throw new ValueError(
+      `${name} takes no \`${kind}\` of your own. Pass num_inference_steps, or use a scheduler that does.`,
+      { className: name, field: kind, found: kind, expected: set_timesteps_options.join(", ") || "num_inference_steps" },
+    );
+  }
+  if (values.length === 0) {
+    throw new ValueError(`\`${kind}\` is empty: there must be one value at least.`, { field: kind, found: "[]" });
+  }
+  scheduler.set_timesteps(null, custom);
+  return { timesteps: Array.from(scheduler.timesteps), num_inference_steps: scheduler.timesteps.length };
+}
+
+/** Those of `options` that the scheduler's `step` takes. @see Diffusers `prepare_extra_step_kwargs` */
+export function stepOptions(scheduler: AnyScheduler, options: StepOptions): StepOptions {
+  const { step_options } = schedulerClass(scheduler);
+  return Object.fromEntries(Object.entries(options).filter(([key, value]) => step_options.includes(key) && value != null));
+}

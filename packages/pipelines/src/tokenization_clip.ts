@@ -1,0 +1,383 @@
+import {
+  checkOptions,
+  IntegrityError,
+  type LoadOptions,
+  ModelNotFoundError,
+  makeCallable,
+  openSource,
+  parseConfig,
+  readText,
+  type SourceLike,
+  subSource,
+  Tensor,
+  ValueError,
+} from "@diffusers-web/core";
+// transformers.js re-exports these very classes, but importing it brings 150 kB (gzipped) of vision and audio models
+// and a second loader of the ONNX runtime along; this package of its is 11 kB.
+import { Normalizer, Tokenizer } from "@huggingface/tokenizers";
+
+/** A token that is never split, as tokenizer files describe it. */
+export interface AddedToken {
+  readonly content: string;
+  readonly lstrip?: boolean;
+  readonly rstrip?: boolean;
+  readonly single_word?: boolean;
+  /** Whether it is looked for in the lower-cased text, or in the text as it was. Default: not for special tokens. */
+  readonly normalized?: boolean;
+  readonly special?: boolean;
+}
+
+/** What a {@link CLIPTokenizer} is made of. */
+export interface CLIPTokenizerConfig {
+  /** Tokens and their ids. */
+  readonly vocab: Readonly<Record<string, number>>;
+  /** Pairs of tokens, the earliest merged first. */
+  readonly merges: readonly (readonly [string, string])[];
+  readonly bos_token?: string | AddedToken;
+  readonly eos_token?: string | AddedToken;
+  readonly unk_token?: string | AddedToken;
+  readonly pad_token?: string | AddedToken;
+  /** Further tokens by id. */
+  readonly added_tokens?: Readonly<Record<number, AddedToken>>;
+  /** Default null: not known. */
+  readonly model_max_length?: number | null;
+  /** Default "right". */
+  readonly padding_side?: "left" | "right";
+  /** The side that is cut off. Default "right". */
+  readonly truncation_side?: "left" | "right";
+}
+
+/** How texts are made equally long. */
+export interface TokenizerOptions {
+  /** `true` or "longest": to the longest of the batch; "max_length": to `max_length`. Default false. */
+  readonly padding?: boolean | "longest" | "max_length";
+  /** Cut what is longer than `max_length`. Default false. */
+  readonly truncation?: boolean;
+  /** Tokens, start and end included. Default: the tokenizer's `model_max_length`. */
+  readonly max_length?: number;
+  /** Put start and end around the text. Default true. */
+  readonly add_special_tokens?: boolean;
+}
+
+/** What a tokenizer returns. */
+export interface TokenizerOutput {
+  /** `[batch, length]`. */
+  readonly input_ids: Tensor<"int64">;
+  /** `[batch, length]`: 1 for text, 0 for padding. */
+  readonly attention_mask: Tensor<"int64">;
+}
+
+/** The call signature: `tokenizer("a cat", { padding: "max_length", truncation: true })`. */
+export interface CLIPTokenizer {
+  (text: string | readonly string[], options?: TokenizerOptions): TokenizerOutput;
+}
+
+const START = "<|startoftext|>";
+const END = "<|endoftext|>";
+const SPLIT = String.raw`<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+`;
+
+/** Lower-cases character by character, as Rust does: JavaScript alone knows Greek's final sigma. */
+class CLIPNormalizer extends Normalizer {
+  normalize(text: string): string {
+    const spaced = text.normalize("NFC").replace(/\p{White_Space}+/gu, " ");
+    return Array.from(spaced, (character) => character.toLowerCase()).join("");
+  }
+}
+
+/**
+ * CLIP's byte-level byte-pair encoding: lower case, `</w>` at the end of words, start and end around the text.
+ *
+ * @example
+ * ```ts
+ * const tokenizer = await CLIPTokenizer.from_pretrained("openai/clip-vit-large-patch14");
+ * const { input_ids } = tokenizer("a cat", { padding: "max_length", truncation: true });
+ * console.log(input_ids.dims); // [1, 77]
+ * ```
+ * @see transformers `CLIPTokenizer`
+ */
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature.
+export class CLIPTokenizer {
+  readonly bos_token: string;
+  readonly eos_token: string;
+  readonly unk_token: string;
+  readonly pad_token: string;
+  /** The longest text that the model at hand takes, in tokens; null when the files do not say. */
+  model_max_length: number | null;
+  readonly padding_side: "left" | "right";
+  readonly truncation_side: "left" | "right";
+  private readonly backend: Tokenizer;
+
+  /** @throws IntegrityError when the start, end or padding token is not in the vocabulary. */
+  constructor(config: CLIPTokenizerConfig) {
+    const special = {
+      bos_token: config.bos_token ?? START,
+      eos_token: config.eos_token ?? END,
+      unk_token: config.unk_token ?? END,
+      pad_token: config.pad_token ?? END,
+    };
+    this.bos_token = contentOf(special.bos_token);
+    this.eos_token = contentOf(special.eos_token);
+    this.unk_token = contentOf(special.unk_token);
+    this.pad_token = contentOf(special.pad_token);
+    this.model_max_length = config.model_max_length ?? null;
+    this.padding_side = config.padding_side ?? "right";
+    this.truncation_side = config.truncation_side ?? "right";
+    this.backend = buildBackend(config, special);
+    // biome-ignore lint/correctness/noConstructorReturn: a tokenizer is a function.
+    return makeCallable(this, (self, args) => self.encode(args[0] as string, args[1] as TokenizerOptions));
+  }
+
+  get bos_token_id(): number {
+    return this.backend.token_to_id(this.bos_token)!;
+  }
+
+  get eos_token_id(): number {
+    return this.backend.token_to_id(this.eos_token)!;
+  }
+
+  get unk_token_id(): number {
+    return this.backend.token_to_id(this.unk_token)!;
+  }
+
+  get pad_token_id(): number {
+    return this.backend.token_to_id(this.pad_token)!;
+  }
+
+  /** The number of tokens, added ones included. */
+  get length(): number {
+    return this.backend.get_vocab().size;
+  }
+
+  private encode(text: string | readonly string[], options: TokenizerOptions = {}): TokenizerOutput {
+    checkOptions("CLIPTokenizer", options, ["padding", "truncation", "max_length", "add_special_tokens"]);
+    const { padding = false, truncation = false, add_special_tokens = true } = options;
+    const max_length = options.max_length ?? this.model_max_length;
+    const texts = typeof text === "string" ? [text] : text;
+    if (!Array.isArray(texts) || !texts.every((item) => typeof item === "string")) {
+      throw new ValueError(`A tokenizer takes a string or a list of strings, got ${typeof text}.`, {
+        field: "text",
+        found: typeof text,
+        expected: "a string or a list of strings",
+      });
+    }
+    if ((padding === "max_length" || truncation) && max_length === null) {
+      throw new ValueError(
+        "The tokenizer's files give no model_max_length (tokenizer_config.json does in other checkpoints). " +
+          "Set tokenizer.model_max_length, or pass { max_length }.",
+        { field: "max_length", found: "null", expected: "a number of tokens" },
+      );
+    }
+
+    const [begin, end] = add_special_tokens ? [[this.bos_token_id], [this.eos_token_id]] : [[], []];
+    const room = truncation ? max_length! - begin.length - end.length : Number.POSITIVE_INFINITY;
+    if (room < 0) {
+      throw new ValueError(`max_length ${max_length} leaves no room for the start and end of a text.`, {
+        field: "max_length",
+        found: String(max_length),
+        expected: "at least 2",
+      });
+    }
+    const rows = texts.map((item) => {
+      const { ids } = this.backend.encode(item, { add_special_tokens: false });
+      const cut = this.truncation_side === "right" || ids.length <= room ? ids.slice(0, room) : ids.slice(-room);
+      return [...begin, ...(room === 0 ? [] : cut), ...end];
+    });
+    const longest = Math.max(0, ...rows.map((row) => row.length));
+    const least = padding === "max_length" ? max_length! : padding === false ? 0 : longest;
+    const lengths = rows.map((row) => Math.max(row.length, least));
+    const length = lengths[0] ?? 0;
+    if (lengths.some((other) => other !== length)) {
+      throw new ValueError("The texts differ in length, which no tensor can hold: pass { padding: true }.", {
+        field: "padding",
+        found: `lengths ${lengths.join(", ")}`,
+        expected: "equal lengths",
+      });
+    }
+
+    const input_ids = new BigInt64Array(rows.length * length).fill(BigInt(this.pad_token_id));
+    const attention_mask = new BigInt64Array(rows.length * length);
+    rows.forEach((row, i) => {
+      const start = i * length + (this.padding_side === "right" ? 0 : length - row.length);
+      input_ids.set(row.map(BigInt), start);
+      attention_mask.fill(1n, start, start + row.length);
+    });
+    const dims = [rows.length, length];
+    return {
+      input_ids: new Tensor("int64", input_ids, dims),
+      attention_mask: new Tensor("int64", attention_mask, dims),
+    };
+  }
+
+  /**
+   * The text of token ids.
+   *
+   * @param skip_special_tokens leave out start, end and padding. Default false.
+   */
+  decode(ids: Iterable<number | bigint>, options: { skip_special_tokens?: boolean } = {}): string {
+    const numbers = Array.from(ids, Number);
+    if (numbers.length === 0) return "";
+    return this.backend.decode(numbers, { ...options, clean_up_tokenization_spaces: false }).trim();
+  }
+
+  /** The texts of a batch of token ids, `[batch, length]`. */
+  batch_decode(ids: Tensor<"int64">, options: { skip_special_tokens?: boolean } = {}): string[] {
+    const [batch = 0, length = 0] = ids.dims;
+    return Array.from({ length: batch }, (_, i) =>
+      this.decode(ids.data.subarray(i * length, (i + 1) * length), options),
+    );
+  }
+
+  /**
+   * Loads a tokenizer: `tokenizer.json`, or else `vocab.json` and `merges.txt`, and the settings beside them.
+   *
+   * @throws ModelNotFoundError when there is neither, IntegrityError when a file is damaged.
+   * @see transformers `CLIPTokenizer.from_pretrained`
+   */
+  static async from_pretrained(from: SourceLike, options: LoadOptions = {}): Promise<CLIPTokenizer> {
+    const source = subSource(await openSource(from, options), options.subfolder);
+    const read = async (file: string): Promise<FileObject | undefined> => {
+      const text = await readText(source, file, options);
+      return text === undefined ? undefined : (parseConfig(text, file, source.name) as FileObject);
+    };
+    const { added_tokens_decoder, ...settings } = (await read("tokenizer_config.json")) ?? {};
+    let added = (added_tokens_decoder ?? {}) as Record<number, AddedToken>;
+    let special: FileObject = {};
+    const fast = await read("tokenizer.json");
+    if (added_tokens_decoder === undefined) {
+      // Older files: later ones win, as in transformers.
+      special = (await read("special_tokens_map.json")) ?? {};
+      added = { ...added };
+      for (const [content, id] of Object.entries((await read("added_tokens.json")) ?? {})) {
+        const isSpecial = Object.values({ ...settings, ...special }).some((token) => isToken(token, content));
+        added[id as number] = { content, normalized: !isSpecial, special: isSpecial };
+      }
+      for (const { id, ...token } of (fast?.["added_tokens"] ?? []) as (AddedToken & { id: number })[]) {
+        added[id] = token;
+      }
+    }
+
+    let model = fast?.["model"] as { vocab?: unknown; merges?: unknown } | undefined;
+    if (fast === undefined) {
+      const [vocab, merges] = await Promise.all([read("vocab.json"), readText(source, "merges.txt", options)]);
+      if (vocab === undefined || merges === undefined) {
+        const missing = vocab === undefined ? "vocab.json" : "merges.txt";
+        throw new ModelNotFoundError(
+          `${source.name} has neither tokenizer.json nor ${missing}: a CLIP tokenizer needs the first, or vocab.json ` +
+            "and merges.txt.",
+          { file: missing, found: "no such file", expected: "tokenizer.json, or vocab.json and merges.txt" },
+        );
+      }
+      model = { vocab, merges: merges.split("\n").filter((line) => line !== "" && !line.startsWith("#version")) };
+    }
+    const file = fast === undefined ? "vocab.json" : "tokenizer.json";
+    const longest = settings["model_max_length"];
+    return new CLIPTokenizer({
+      vocab: checkVocab(model?.vocab, file),
+      merges: checkMerges(model?.merges, fast === undefined ? "merges.txt" : file),
+      ...namedTokens({ ...settings, ...special }, added),
+      added_tokens: added,
+      // Python writes 10^30 for "unknown".
+      model_max_length: typeof longest === "number" && longest < 1e20 ? longest : null,
+      ...(settings["padding_side"] === "left" ? { padding_side: "left" } : {}),
+      ...(settings["truncation_side"] === "left" ? { truncation_side: "left" } : {}),
+    });
+  }
+}
+
+type FileObject = Record<string, unknown>;
+type NamedTokens = Pick<CLIPTokenizerConfig, "bos_token" | "eos_token" | "unk_token" | "pad_token">;
+
+const names = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
+
+function contentOf(token: string | AddedToken): string {
+  return typeof token === "string" ? token : token.content;
+}
+
+function isToken(value: unknown, content: string): boolean {
+  return value === content || (value as AddedToken | null)?.content === content;
+}
+
+/** The special tokens that the settings name; one that is among the added tokens takes its properties. */
+function namedTokens(settings: FileObject, added: Readonly<Record<number, AddedToken>>): NamedTokens {
+  const found: Record<string, string | AddedToken> = {};
+  for (const name of names) {
+    const value = settings[name];
+    if (typeof value !== "string" && typeof (value as AddedToken | null)?.content !== "string") continue;
+    const content = contentOf(value as string | AddedToken);
+    found[name] = Object.values(added).find((token) => token.content === content) ?? (value as string | AddedToken);
+  }
+  return found;
+}
+
+function checkVocab(vocab: unknown, file: string): Record<string, number> {
+  const isObject = typeof vocab === "object" && vocab !== null && !Array.isArray(vocab);
+  if (isObject && Object.values(vocab).every((id) => Number.isInteger(id))) return vocab as Record<string, number>;
+  throw new IntegrityError(`${file} holds no vocabulary: expected a JSON object of tokens and their ids.`, {
+    file,
+    found: isObject ? "an id that is no whole number" : typeof vocab,
+    expected: "tokens and their ids",
+  });
+}
+
+/** Merges as lines `a b`, or as pairs. */
+function checkMerges(merges: unknown, file: string): [string, string][] {
+  const pairs = Array.isArray(merges)
+    ? merges.map((merge) => (typeof merge === "string" ? merge.trim().split(" ") : merge))
+    : undefined;
+  const wrong = pairs?.findIndex((pair) => !Array.isArray(pair) || pair.length !== 2) ?? 0;
+  if (pairs !== undefined && wrong < 0) return pairs as [string, string][];
+  throw new IntegrityError(`${file} holds no merges: expected two tokens a line.`, {
+    file,
+    found: JSON.stringify(pairs?.[wrong] ?? typeof merges),
+    expected: "two tokens",
+  });
+}
+
+/** The tokenizer.json that transformers' class builds in memory; of a file of that name it too takes only the vocabulary. */
+function buildBackend(config: CLIPTokenizerConfig, special: Required<NamedTokens>): Tokenizer {
+  const { vocab } = config;
+  const contents = names.map((name) => contentOf(special[name]));
+  const wanted: AddedToken[] = Object.entries(config.added_tokens ?? {})
+    .sort(([a], [b]) => Number(a) - Number(b))
+    .map(([, token]) => ({ ...token, special: token.special === true || contents.includes(token.content) }));
+  const known = wanted.map((token) => token.content);
+  const distinct = new Set<string>();
+  for (const name of names) {
+    const token = special[name];
+    const key = JSON.stringify(token);
+    if (known.includes(contentOf(token)) || distinct.has(key)) continue;
+    distinct.add(key);
+    wanted.push(typeof token === "string" ? { content: token, special: true } : { ...token, special: true });
+  }
+
+  let next = 1 + Object.values(vocab).reduce((highest, id) => Math.max(highest, id), -1);
+  const added = new Map<string, AddedToken & { id: number }>();
+  for (const token of wanted) {
+    const id = vocab[token.content] ?? added.get(token.content)?.id ?? next++;
+    added.set(token.content, { ...token, id });
+  }
+  const normalizer = { type: "Sequence", normalizers: [{ type: "NFC" }, { type: "Lowercase" }] };
+  const split = { type: "Split", pattern: { Regex: SPLIT }, behavior: "Removed", invert: true };
+  const bytes = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
+  const json = {
+    version: "1.0",
+    added_tokens: [...added.values()],
+    normalizer,
+    pre_tokenizer: { type: "Sequence", pretokenizers: [split, bytes] },
+    // Start and end are put around the text after it has been cut to length.
+    post_processor: null,
+    decoder: bytes,
+    model: {
+      type: "BPE",
+      vocab,
+      merges: config.merges,
+      unk_token: contentOf(special.unk_token),
+      continuing_subword_prefix: "",
+      end_of_word_suffix: "</w>",
+      fuse_unk: false,
+    },
+  };
+  const backend = new Tokenizer(json, {});
+  backend.normalizer = new CLIPNormalizer(normalizer);
+  return backend;
+}
