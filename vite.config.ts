@@ -22,9 +22,13 @@ const config: ViteUserConfigFnObject = defineConfig(({ mode }) => ({
   optimizeDeps: { noDiscovery: true, include: [] },
   // Test pages must not reload when a file changes while a test runs.
   server: mode === "harness" ? { hmr: false, watch: null } : {},
-  worker: { format: "es" },
-  // The manifest lets tests/package/size.test.ts find what the page loads first.
-  build: { target: "es2022", manifest: true },
+  worker: { format: "es", rolldownOptions: { checks: { pluginTimings: false } } },
+  build: {
+    target: "es2022",
+    // Gzipping onnxruntime's .wasm files, only to print their size, takes longer than the build.
+    reportCompressedSize: false,
+    rolldownOptions: { checks: { pluginTimings: false } },
+  },
   test: {
     root: ".",
     testTimeout: 60_000,

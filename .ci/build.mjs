@@ -40,6 +40,7 @@ for (const name of PACKAGES) {
       reportCompressedSize: false,
       lib: { entry: join(folder, "src", "index.ts"), formats: ["es"] },
       rolldownOptions: {
+        checks: { pluginTimings: false },
         // Everything that is imported by name is the user's to install and to bundle.
         external: (id) => !/^[./]|^[A-Za-z]:[\\/]|^\0/.test(id),
         // A file each, so that whoever takes one scheduler gets one scheduler.

@@ -10,7 +10,8 @@ import { Problem } from "./views/problem.ts";
 import { Stage } from "./views/stage.ts";
 
 const parameters = new URLSearchParams(location.search);
-const model = parameters.get("model") ?? new URL(`${import.meta.env.BASE_URL}models/emoji-diffusion`, location.href).href;
+const model =
+  parameters.get("model") ?? new URL(`${import.meta.env.BASE_URL}models/emoji-diffusion`, location.href).href;
 const embedded = !parameters.has("model");
 
 const engine = new Engine(receive);
@@ -75,6 +76,7 @@ async function generate(): Promise<void> {
   form.setBusy(true);
   history.setBusy(true);
   download.disabled = true;
+  stage.bringIntoView();
   if (loaded) {
     say("Starting", "");
   } else {
@@ -115,7 +117,7 @@ function receive(reply: Reply): void {
       loaded = true;
       loading.hide();
       deviceLine.report(reply.device);
-      form.offerSchedulers(form.schedulers, reply.scheduler);
+      form.offerSchedulers(reply.schedulers, reply.scheduler);
       if (current !== undefined) say("Starting", "");
       break;
     case "step":
@@ -152,7 +154,7 @@ function stop(error: RunError): void {
     say("Cancelled.", "Your settings are as they were.");
   } else {
     problem.show(error, form.deviceChoice);
-    say("No picture this time.", "");
+    setStatus("No picture this time.", "What went wrong is written above.");
   }
   if (!loaded) {
     loading.clear();
@@ -163,7 +165,10 @@ function stop(error: RunError): void {
 function showEntry(entry: Entry, restore = true): void {
   shown = entry;
   const { settings, picture, frames } = entry;
-  if (restore) form.write(settings);
+  if (restore) {
+    form.write(settings);
+    problem.hide();
+  }
   stageNote.hidden = true;
   stage.show(frames, settings.prompt);
   download.disabled = false;

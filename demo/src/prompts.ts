@@ -1,16 +1,23 @@
 /** The prompt the page opens with. */
 export const firstPrompt = "a fox on a purple background";
 
+/** What a chip says, the prompt it stands for, and the background's colour where there is one. */
+export interface Example {
+  readonly label: string;
+  readonly prompt: string;
+  readonly colour?: string;
+}
+
 /** Shown under the prompt: things the embedded checkpoint draws well. */
-export const examples: readonly string[] = [
-  "a fox on a purple background",
-  "a red apple",
-  "a unicorn on a yellow background",
-  "a rocket",
-  "a penguin on a red background",
-  "a pizza on a blue background",
-  "a sailboat on an orange background",
-  "a cactus on a pink background",
+export const examples: readonly Example[] = [
+  example("a fox", "purple"),
+  example("a red apple"),
+  example("a unicorn", "yellow"),
+  example("a rocket"),
+  example("a penguin", "red"),
+  example("a donut"),
+  example("a sailboat", "orange"),
+  example("a cactus", "pink"),
 ];
 
 /** A part of the embedded checkpoint's concepts, by their main names. */
@@ -30,8 +37,10 @@ function pick(list: string): string {
 
 /** A random thing, three times in four on a coloured background. */
 export function surprise(): string {
-  const thing = pick(things);
-  if (Math.random() < 0.25) return thing;
-  const colour = pick(colours);
-  return `${thing} on ${colour === "orange" ? "an" : "a"} ${colour} background`;
+  return example(pick(things), Math.random() < 0.25 ? undefined : pick(colours)).prompt;
+}
+
+function example(label: string, colour?: string): Example {
+  if (colour === undefined) return { label, prompt: label };
+  return { label, prompt: `${label} on ${colour === "orange" ? "an" : "a"} ${colour} background`, colour };
 }

@@ -58,12 +58,24 @@ export type Reply =
   /** Sent once, when the worker has started: what the package at hand offers. */
   | { readonly type: "hello"; readonly schedulers: readonly string[] }
   | { readonly type: "progress"; readonly run: number; readonly progress: LoadProgress }
-  /** The model is there: what it runs on, and the class of the scheduler that was saved with it. */
-  | { readonly type: "loaded"; readonly run: number; readonly device: DeviceReport; readonly scheduler: string }
+  /** The model is there: what it runs on, the scheduler that was saved with it, and those that take its config. */
+  | {
+      readonly type: "loaded";
+      readonly run: number;
+      readonly device: DeviceReport;
+      readonly scheduler: string;
+      readonly schedulers: readonly string[];
+    }
   /** Ends a `load`. */
   | { readonly type: "ready"; readonly run: number }
   /** After each step. `left` is the time to the finished picture in milliseconds, once there is a ground to tell it. */
-  | { readonly type: "step"; readonly run: number; readonly step: number; readonly total: number; readonly left?: number }
+  | {
+      readonly type: "step";
+      readonly run: number;
+      readonly step: number;
+      readonly total: number;
+      readonly left: number | undefined;
+    }
   | { readonly type: "preview"; readonly run: number; readonly frame: Frame }
   /** Ends a `generate`. */
   | { readonly type: "picture"; readonly run: number; readonly picture: Picture }

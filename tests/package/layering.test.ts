@@ -52,6 +52,14 @@ test.each(layers)("%s imports only what lies below it", (part, folder, allowed) 
   expect(foreign).toEqual([]);
 });
 
+test.each(layers)("%s declares what it imports", (part, folder) => {
+  const { dependencies } = JSON.parse(readFileSync(join(folder, "../package.json"), "utf8"));
+  const undeclared = sources(folder)
+    .flatMap(importsOf)
+    .filter(({ name }) => !name.startsWith(".") && !isNode(name) && !isOf(name, Object.keys(dependencies)));
+  expect(undeclared, part).toEqual([]);
+});
+
 test("only runtime/ort.ts imports onnxruntime-web", () => {
   const files = layers
     .flatMap(([, folder]) => sources(folder))
@@ -62,7 +70,7 @@ test("only runtime/ort.ts imports onnxruntime-web", () => {
 });
 
 test("nothing of Node, and no heavy dependency, is imported at once", () => {
-  const heavy = ["sharp", "onnxruntime-web", "@huggingface"];
+  const heavy = ["sharp", "onnxruntime-web", "@huggingface/transformers"];
   const atOnce = layers
     .flatMap(([, folder]) => sources(folder))
     .flatMap(importsOf)

@@ -142,6 +142,10 @@ export function getChromium(log = console.log) {
     }
     const installed = findChromium(log);
     if (installed !== undefined) return installed;
+    // Where `chromium` is no package, Playwright's download may lack only its libraries.
+    if (existsSync(playwright)) attempt(log, process.execPath, [playwright, "install-deps", "chromium"], 180);
+    const completed = findChromium(log);
+    if (completed !== undefined) return completed;
   }
   log(
     [

@@ -107,21 +107,23 @@ export class Form {
     this.scheduler.replaceChildren(
       ...all.map((name) => {
         const label = name.replace(/Scheduler$/, "");
-        return create("option", { value: name, textContent: name === saved ? `${label} (the model's own)` : label });
+        return create("option", { value: name, textContent: name === saved ? `${label} (default)` : label });
       }),
     );
     this.scheduler.value = !untouched && all.includes(chosen) ? chosen : saved;
     this.showValues();
   }
 
-  get schedulers(): readonly string[] {
-    return Array.from(this.scheduler.options, (option) => option.value);
-  }
-
   private fillExamples(): void {
-    const items = examples.map((text) => {
-      const button = create("button", { type: "button", textContent: text, className: "chip" });
-      button.addEventListener("click", () => this.suggest(text));
+    const items = examples.map(({ label, prompt, colour }) => {
+      const button = create("button", { type: "button", className: "chip", title: prompt, ariaLabel: prompt });
+      if (colour !== undefined) {
+        const dot = create("i");
+        dot.style.background = `var(--${colour})`;
+        button.append(dot);
+      }
+      button.append(label);
+      button.addEventListener("click", () => this.suggest(prompt));
       const item = create("li");
       item.append(button);
       return item;

@@ -36,6 +36,7 @@ export class Problem {
       buttons,
     );
     this.box.hidden = false;
+    this.box.scrollIntoView({ block: "nearest" });
   }
 
   private button(text: string, act: () => void): HTMLButtonElement {

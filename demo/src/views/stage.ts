@@ -39,6 +39,12 @@ export class Stage {
     return this.stage.dataset["state"] as StageState;
   }
 
+  /** Scrolls as little as it takes, on a screen that is too small for the form and the picture. */
+  bringIntoView(): void {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.stage.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
+  }
+
   /** Coloured noise in place of a picture: each seed has its own. */
   showNoise(seed: number): void {
     const size = 32;

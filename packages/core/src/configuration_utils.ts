@@ -1,4 +1,4 @@
-import { checkOptions, ModelNotFoundError, nearest, UnsupportedModelError } from "./errors.ts";
+import { checkOptions, IntegrityError, ModelNotFoundError, nearest, ValueError } from "./errors.ts";
 import { type LoadOptions, openSource, readText, type SourceLike, subSource } from "./hub/source.ts";
 import { nodeImport } from "./node.ts";
 import { copyJson, floatsOf, markFloats, parsePythonJson, stringifyPythonJson } from "./python_json.ts";
@@ -77,8 +77,8 @@ export abstract class ConfigMixin<C extends object> {
       const isFloat = passed === undefined || given === undefined ? declared?.has(key) : given.has(key);
       if (isFloat) floats.push(key);
     }
-    for (const key of Object.keys(config)) {
-      if (key.startsWith("_")) values[key] = (config as Record<string, unknown>)[key];
+    for (const [key, value] of Object.entries(config)) {
+      if (key.startsWith("_") && key !== "__proto__") values[key] = value;
     }
     if (usedDefaults.length > 0) values["_use_default_values"] = usedDefaults;
     this.setConfig(markFloats(values, floats));
@@ -99,9 +99,10 @@ export abstract class ConfigMixin<C extends object> {
   /** Adds values to the config, as Python's method of that name does (a loader's `_name_or_path`). */
   register_to_config(values: ConfigDict): void {
     const merged = { ...this._config, ...values };
-    const added = floatsOf(values);
-    const floats = [...(floatsOf(this._config) ?? [])].filter((key) => !(key in values));
-    this.setConfig(markFloats(merged, [...floats, ...(added ?? [])]));
+    const declared = floatsOf((this.constructor as unknown as ConfigClass<unknown>).config_defaults);
+    const added = floatsOf(values) ?? declared ?? new Set<string>();
+    const kept = [...(floatsOf(this._config) ?? [])].filter((key) => !Object.hasOwn(values, key));
+    this.setConfig(markFloats(merged, [...kept, ...Object.keys(values).filter((key) => added.has(key))]));
   }
 
   private setConfig(values: Record<string, unknown>): void {
@@ -118,7 +119,9 @@ export abstract class ConfigMixin<C extends object> {
    * repository's name, which loads the file and gives a promise.
    *
    * @param config what to build from; fields of compatible classes are kept, hidden
-   * @param kwargs fields that override the config's
+   * @param kwargs fields that override the config's; with a repository's name, also how to load
+   * @throws ValueError without a config, or for a `_class_name` that is no name.
+   * @throws TypeError for a field in `kwargs` that the class does not have, naming the nearest one it has.
    */
   static from_config<T extends ConfigMixin<object>>(
     this: ConfigClass<T>,
@@ -135,7 +138,10 @@ export abstract class ConfigMixin<C extends object> {
     config: object | SourceLike,
     kwargs: object = {},
   ): T | Promise<T> {
-    if (!isPlainObject(config)) {
+    if (config === undefined || config === null) {
+      throw new ValueError("from_config needs a config as its first argument.", { field: "config" });
+    }
+    if (!isPlainObject(config) || typeof (config as { open?: unknown }).open === "function") {
       const { load, rest } = splitLoadOptions(kwargs);
       return loadConfig(this, config as SourceLike, load).then((loaded) => fromConfig(this, loaded, rest));
     }
@@ -149,7 +155,10 @@ export abstract class ConfigMixin<C extends object> {
 
   /** The config as Python's `to_json_string` writes it: keys sorted, two spaces, ints and floats kept apart. */
   to_json_string(): string {
-    const { _use_default_values, _ignore_files, ...shown } = this._config as Record<string, unknown>;
+    const { _use_default_values, _ignore_files, _pre_quantization_dtype, ...shown } = this._config as Record<
+      string,
+      unknown
+    >;
     const values = { ...shown, _class_name: this.constructor.name, _diffusers_version: DIFFUSERS_VERSION };
     return `${stringifyPythonJson(markFloats(values, floatsOf(this._config) ?? []))}\n`;
   }
@@ -163,6 +172,7 @@ export abstract class ConfigMixin<C extends object> {
    * Writes the config file into a folder.
    *
    * @param directory a path in Node (made when absent), or a directory handle in a page
+   * @throws ValueError for a path that is a file.
    */
   async save_config(directory: string | FileSystemDirectoryHandle): Promise<void> {
     const name = (this.constructor as unknown as ConfigClass<unknown>).config_name;
@@ -174,6 +184,14 @@ export abstract class ConfigMixin<C extends object> {
     }
     const fs = await nodeImport<typeof import("node:fs/promises")>("node:fs/promises");
     const path = await nodeImport<typeof import("node:path")>("node:path");
+    const stat = await fs.stat(directory).catch(() => undefined);
+    if (stat?.isFile() === true) {
+      throw new ValueError(`${directory} should be a folder, it is a file.`, {
+        field: "directory",
+        found: "a file",
+        expected: "a folder",
+      });
+    }
     await fs.mkdir(directory, { recursive: true });
     await fs.writeFile(path.join(directory, name), this.to_json_string(), "utf8");
   }
@@ -181,6 +199,8 @@ export abstract class ConfigMixin<C extends object> {
 
 function isPlainObject(value: unknown): boolean {
   if (typeof value !== "object" || value === null) return false;
+  // A source that is an object literal is none of a config's.
+  if (typeof (value as { open?: unknown }).open === "function") return false;
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null;
 }
@@ -204,11 +224,18 @@ function splitLoadOptions(kwargs: object): { load: LoadOptions; rest: Record<str
 }
 
 /**
- * Reads and parses the config file of `cls`.
+ * Reads and parses the config file of `cls`, or the JSON file that is named outright.
  *
- * @throws ModelNotFoundError when there is none, or it is not a JSON object.
+ * @throws ModelNotFoundError when there is none, IntegrityError when it is not a JSON object.
  */
 async function loadConfig(cls: ConfigClass<unknown>, from: SourceLike, options: LoadOptions): Promise<ConfigDict> {
+  const file = typeof from === "string" || from instanceof URL ? /^(.*\/)?([^/]+\.json)$/.exec(String(from)) : null;
+  if (file !== null) {
+    const [, folder = "./", name] = file as unknown as [string, string | undefined, string];
+    const parent = await openSource(folder, options);
+    const text = await readText(parent, name, options);
+    if (text !== undefined) return parseConfig(text, name, parent.name);
+  }
   const source = subSource(await openSource(from, options), options.subfolder);
   const text = await readText(source, cls.config_name, options);
   if (text === undefined) {
@@ -221,26 +248,22 @@ async function loadConfig(cls: ConfigClass<unknown>, from: SourceLike, options: 
   return parseConfig(text, cls.config_name, source.name);
 }
 
-/** @throws ModelNotFoundError for text that is not a JSON object, naming the file. */
+/** @throws IntegrityError for text that is not a JSON object, naming the file. */
 export function parseConfig(text: string, file: string, where: string): ConfigDict {
+  const details = { file, found: text.slice(0, 60), expected: "a JSON object" };
   let value: unknown;
   try {
     value = parsePythonJson(text);
   } catch (cause) {
-    throw new ModelNotFoundError(
-      `It looks like the config file ${file} of ${where} is not valid JSON: ${(cause as Error).message}.`,
-      { file, found: text.slice(0, 60), expected: "a JSON object" },
+    throw new IntegrityError(
+      `The file ${file} of ${where} is not valid JSON: ${(cause as Error).message}. Download it again.`,
+      details,
       { cause },
     );
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new ModelNotFoundError(`The config file ${file} of ${where} holds ${typeof value}, not a JSON object.`, {
-      file,
-      found: text.slice(0, 60),
-      expected: "a JSON object",
-    });
-  }
-  return value as ConfigDict;
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as ConfigDict;
+  const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
+  throw new IntegrityError(`The file ${file} of ${where} holds ${kind}, not a JSON object.`, details);
 }
 
 /** The rules of Diffusers' `extract_init_dict` and `from_config`, in its order. */
@@ -251,46 +274,39 @@ function fromConfig<T extends ConfigMixin<object>>(cls: ConfigClass<T>, config: 
   const original = Object.entries(config).filter(
     ([key]) => key !== "_use_default_values" && !usedDefaults.includes(key),
   );
-  const sourceFloats = floatsOf(config);
   const expected = Object.keys(cls.config_defaults);
 
   const className = config["_class_name"] ?? name;
   if (typeof className !== "string" && !Array.isArray(className)) {
-    throw new UnsupportedModelError("The `_class_name` of a config must be a string or a list of strings.", {
+    throw new ValueError("The `_class_name` of a config is a string or a list of strings.", {
       className: name,
       field: "_class_name",
-      found: String(className),
+      found: JSON.stringify(className),
+      expected: "a string or a list of strings",
     });
   }
+  const given = Object.fromEntries(Object.entries(kwargs).filter(([, value]) => value !== undefined));
+  checkOptions(`${name}.from_config`, given, expected);
 
+  const declared = floatsOf(cls.config_defaults);
   const init: Record<string, unknown> = {};
   const initFloats: string[] = [];
-  const given = kwargs as Record<string, unknown>;
-  const declared = floatsOf(cls.config_defaults);
-  for (const [key, value] of original) {
-    if (!expected.includes(key) || given[key] !== undefined) continue;
-    init[key] = value;
-    if (sourceFloats === undefined ? declared?.has(key) : sourceFloats.has(key)) initFloats.push(key);
-  }
-  const givenFloats = floatsOf(kwargs);
-  const unknown: string[] = [];
-  for (const [key, value] of Object.entries(given)) {
-    if (value === undefined) continue;
-    if (!expected.includes(key)) {
-      unknown.push(key);
-      continue;
+  for (const [entries, floats] of [
+    [original, floatsOf(config) ?? declared],
+    [Object.entries(given), floatsOf(kwargs) ?? declared],
+  ] as const) {
+    for (const [key, value] of entries) {
+      if (!expected.includes(key) || (entries === original && Object.hasOwn(given, key))) continue;
+      init[key] = value;
+      if (floats?.has(key)) initFloats.push(key);
     }
-    init[key] = value;
-    if (givenFloats === undefined ? declared?.has(key) : givenFloats.has(key)) initFloats.push(key);
   }
 
   // What is left belongs to a compatible class, to the class that wrote the file, or to nobody we know.
-  const wrotenByOther = typeof className === "string" && className !== name;
-  const stray = original
-    .map(([key]) => key)
-    .filter((key) => !(key in init) && !key.startsWith("_") && key !== "quantization_config")
-    .filter((key) => !cls.compatible_fields.includes(key) && !wrotenByOther);
-  for (const key of [...stray, ...unknown]) {
+  const writtenByOther = typeof className === "string" && className !== name;
+  for (const [key] of original) {
+    const known = Object.hasOwn(init, key) || key.startsWith("_") || key === "quantization_config";
+    if (known || writtenByOther || cls.compatible_fields.includes(key)) continue;
     const guess = nearest(key, expected);
     console.warn(
       `The config attribute \`${key}\` was passed to ${name}, but is not expected and will be ignored.` +
@@ -299,9 +315,9 @@ function fromConfig<T extends ConfigMixin<object>>(cls: ConfigClass<T>, config: 
   }
 
   const instance = new cls(markFloats(init, initFloats) as never);
-  const hidden = Object.fromEntries(original.filter(([key]) => !(key in init)));
+  const hidden = Object.fromEntries(original.filter(([key]) => !Object.hasOwn(init, key)));
   if ("_class_name" in hidden) hidden["_class_name"] = name;
-  const hiddenFloats = Object.keys(hidden).filter((key) => sourceFloats?.has(key));
+  const hiddenFloats = Object.keys(hidden).filter((key) => floatsOf(config)?.has(key));
   instance.register_to_config(markFloats(hidden, hiddenFloats));
   return instance;
 }

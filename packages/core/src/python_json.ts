@@ -16,9 +16,10 @@ export function floatsOf(container: object): ReadonlySet<string> | undefined {
   return floatKeys.get(container);
 }
 
-/** A deep copy, frozen if asked, that keeps what is known of ints and floats. */
+/** A deep copy, frozen if asked, that keeps what is known of ints and floats. A typed array becomes a list. */
 export function copyJson<T>(value: T, freeze = false): T {
-  if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return value;
+  if (typeof value !== "object" || value === null) return value;
+  if (ArrayBuffer.isView(value)) return copyJson(listOf(value), freeze) as T;
   const copy = Array.isArray(value)
     ? value.map((item) => copyJson(item, freeze))
     : Object.fromEntries(Object.entries(value).map(([key, item]) => [key, copyJson(item, freeze)]));
@@ -27,6 +28,22 @@ export function copyJson<T>(value: T, freeze = false): T {
   return (freeze ? Object.freeze(copy) : copy) as T;
 }
 
+/** A typed array's numbers as a list, as numpy's `tolist` gives it: of floats, or of ints. */
+function listOf(array: ArrayBufferView): number[] {
+  const list = Array.from(array as Float64Array, Number);
+  const floats = array instanceof Float32Array || array instanceof Float64Array;
+  return markFloats(list, floats ? Object.keys(list) : []);
+}
+
+const literals: readonly [string, unknown][] = [
+  ["true", true],
+  ["false", false],
+  ["null", null],
+  ["NaN", Number.NaN],
+  ["Infinity", Number.POSITIVE_INFINITY],
+  ["-Infinity", Number.NEGATIVE_INFINITY],
+];
+
 /**
  * Parses JSON that Python wrote.
  *
@@ -34,27 +51,32 @@ export function copyJson<T>(value: T, freeze = false): T {
  */
 export function parsePythonJson(text: string): unknown {
   let at = 0;
+  let isFloat = false;
+  const number = /-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/y;
+  const plainString = /"[^"\\\p{Cc}]*"/uy;
   const fail = (what: string): never => {
     throw new SyntaxError(`${what} at position ${at} of the JSON text`);
   };
   const skipSpace = (): void => {
-    while (at < text.length && /\s/.test(text[at]!)) at++;
+    for (let c = text[at]; c === " " || c === "\n" || c === "\r" || c === "\t"; c = text[at]) at++;
   };
-  const literals: [string, unknown][] = [
-    ["true", true],
-    ["false", false],
-    ["null", null],
-    ["NaN", Number.NaN],
-    ["Infinity", Number.POSITIVE_INFINITY],
-    ["-Infinity", Number.NEGATIVE_INFINITY],
-  ];
-  let isFloat = false;
   const parseString = (): string => {
-    const start = at++;
+    const start = at;
+    plainString.lastIndex = start;
+    if (plainString.test(text)) {
+      at = plainString.lastIndex;
+      return text.slice(start + 1, at - 1);
+    }
+    at++;
     while (at < text.length && text[at] !== '"') at += text[at] === "\\" ? 2 : 1;
     if (at >= text.length) fail("Unterminated string");
     at++;
-    return JSON.parse(text.slice(start, at)) as string;
+    try {
+      return JSON.parse(text.slice(start, at)) as string;
+    } catch {
+      at = start;
+      return fail("Invalid string");
+    }
   };
   const parseValue = (): unknown => {
     skipSpace();
@@ -63,6 +85,13 @@ export function parsePythonJson(text: string): unknown {
     if (c === '"') return parseString();
     if (c === "{") return parseContainer("}");
     if (c === "[") return parseContainer("]");
+    number.lastIndex = at;
+    const match = number.exec(text);
+    if (match !== null) {
+      at += match[0].length;
+      isFloat = match[1] !== undefined || match[2] !== undefined;
+      return Number(match[0]);
+    }
     for (const [word, value] of literals) {
       if (text.startsWith(word, at)) {
         at += word.length;
@@ -70,17 +99,13 @@ export function parsePythonJson(text: string): unknown {
         return value;
       }
     }
-    const match = /^-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/.exec(text.slice(at, at + 400));
-    if (match === null) return fail(c === undefined ? "Unexpected end" : `Unexpected ${JSON.stringify(c)}`);
-    at += match[0].length;
-    isFloat = match[1] !== undefined || match[2] !== undefined;
-    return Number(match[0]);
+    return fail(c === undefined ? "Unexpected end" : `Unexpected ${JSON.stringify(c)}`);
   };
   const parseContainer = (close: "}" | "]"): unknown => {
     at++;
     const object: Record<string, unknown> = {};
     const array: unknown[] = [];
-    const floats: string[] = [];
+    const floats = new Set<string>();
     skipSpace();
     if (text[at] === close) at++;
     else {
@@ -94,7 +119,8 @@ export function parsePythonJson(text: string): unknown {
           if (text[at++] !== ":") fail("Expected ':'");
         }
         const value = parseValue();
-        if (isFloat) floats.push(key);
+        if (isFloat) floats.add(key);
+        else floats.delete(key);
         if (close === "]") array.push(value);
         else Object.defineProperty(object, key, { value, enumerable: true, writable: true, configurable: true });
         skipSpace();
@@ -127,36 +153,46 @@ export function formatFloat(value: number): string {
   return fixed.includes(".") ? fixed : `${fixed}.0`;
 }
 
-/** `json.dumps(value, indent=2, sort_keys=True)`: keys sorted by code point, non-ASCII escaped. */
+/** A string as `json.dumps` writes it: everything but printable ASCII is escaped. */
+function formatString(text: string): string {
+  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+function formatInt(value: number): string {
+  return Math.abs(value) < 1e21 ? String(value) : String(BigInt(value));
+}
+
+/** Orders by code points, as Python does; `<` compares UTF-16 units, which differs beyond U+FFFF. */
+function byCodePoint(a: string, b: string): number {
+  const [x, y] = [Array.from(a), Array.from(b)];
+  const at = x.findIndex((c, i) => c !== y[i]);
+  if (at < 0) return x.length - y.length;
+  return x[at]!.codePointAt(0)! - (y[at]?.codePointAt(0) ?? -1);
+}
+
+/** `json.dumps(value, indent=2, sort_keys=True)`. */
 export function stringifyPythonJson(value: unknown, indent = ""): string {
   const inner = `${indent}  `;
   if (value === null || value === undefined) return "null";
-  if (typeof value === "string") {
-    return JSON.stringify(value).replace(
-      /[\u007f-\uffff]/g,
-      (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
-    );
-  }
-  if (typeof value === "number") return Number.isInteger(value) ? String(value) : formatFloat(value);
+  if (typeof value === "string") return formatString(value);
+  if (typeof value === "number") return Number.isInteger(value) ? formatInt(value) : formatFloat(value);
   if (typeof value !== "object") return String(value);
+  if (ArrayBuffer.isView(value)) return stringifyPythonJson(listOf(value), indent);
   const floats = floatKeys.get(value);
+  const format = (item: unknown, isFloat: boolean): string =>
+    typeof item === "number" && isFloat ? formatFloat(item) : stringifyPythonJson(item, inner);
   if (Array.isArray(value)) {
     if (value.length === 0) return "[]";
     // A list with one fraction in it is a list of floats, unless its text said otherwise.
     const allFloats = floats === undefined && value.some((x) => typeof x === "number" && !Number.isInteger(x));
-    const items = value.map((item, i) =>
-      typeof item === "number" && (allFloats || floats?.has(String(i)))
-        ? formatFloat(item)
-        : stringifyPythonJson(item, inner),
-    );
-    return `[\n${items.map((item) => inner + item).join(",\n")}\n${indent}]`;
+    const items = value.map((item, i) => inner + format(item, allFloats || floats?.has(String(i)) === true));
+    return `[\n${items.join(",\n")}\n${indent}]`;
   }
   const entries = Object.entries(value).filter(([, item]) => item !== undefined);
   if (entries.length === 0) return "{}";
-  entries.sort(([a], [b]) => (a < b ? -1 : 1));
-  const lines = entries.map(([key, item]) => {
-    const text = typeof item === "number" && floats?.has(key) ? formatFloat(item) : stringifyPythonJson(item, inner);
-    return `${inner}${JSON.stringify(key)}: ${text}`;
-  });
+  entries.sort(([a], [b]) => byCodePoint(a, b));
+  const lines = entries.map(
+    ([key, item]) => `${inner}${formatString(key)}: ${format(item, floats?.has(key) === true)}`,
+  );
   return `{\n${lines.join(",\n")}\n${indent}}`;
 }

@@ -15,7 +15,12 @@ export function checkValue(className: string, field: string, value: unknown, bui
 }
 
 /** @throws ValueError unless the list has as many entries as there are blocks. */
-export function checkLength(className: string, field: string, list: readonly unknown[], blocks: readonly string[]): void {
+export function checkLength(
+  className: string,
+  field: string,
+  list: readonly unknown[],
+  blocks: readonly string[],
+): void {
   if (list.length === blocks.length) return;
   throw new ValueError(
     `${className} must have as many entries in \`${field}\` as in \`down_block_types\`: ` +

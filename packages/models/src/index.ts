@@ -1,1 +1,12 @@
-export {};
+export * from "./autoencoders/autoencoder_kl.ts";
+export { DiagonalGaussianDistribution } from "./autoencoders/vae.ts";
+export * from "./modeling_utils.ts";
+export { type DeviceInfo, type DeviceRequest, type DtypeRequest, getDevice } from "./runtime/device.ts";
+export type { Dropped } from "./runtime/gpu.ts";
+export * from "./transformers/modeling_clip.ts";
+export type { Timestep } from "./unets/inputs.ts";
+export type { AdditionalResiduals } from "./unets/residuals.ts";
+export type { AddedConditions } from "./unets/time_conditioning.ts";
+export * from "./unets/unet_2d.ts";
+export * from "./unets/unet_2d_condition.ts";
+export type { UNet2DConditionModelConfig } from "./unets/unet_2d_condition_config.ts";

@@ -1,6 +1,6 @@
-import { Tensor, UnsupportedModelError, ValueError } from "@diffusers-web/core";
+import { type Tensor, ValueError } from "@diffusers-web/core";
 import type { CLIPTextModel } from "@diffusers-web/models";
-import type { CLIPTokenizer } from "./tokenization_clip.ts";
+import type { CLIPTokenizer, TokenizerOutput } from "./tokenization_clip.ts";
 
 /** One prompt, or one for each picture of a batch. */
 export type Prompt = string | readonly string[];
@@ -47,15 +47,17 @@ export async function encode_prompt(parts: TextEncoding, options: EncodePromptOp
   let negative_prompt_embeds = options.negative_prompt_embeds ?? undefined;
   const prompts = prompt == null ? undefined : typeof prompt === "string" ? [prompt] : prompt;
 
+  // The same outputs in both runs, so that one session serves them.
+  const wantsLayers = clip_skip != null;
   if (prompt_embeds === undefined) {
     const { text_encoder, tokenizer } = textParts(parts, "prompt");
-    const { input_ids } = tokenizer(prompts!, {
+    const text_inputs = tokenizer(prompts!, {
       padding: "max_length",
       max_length: modelMaxLength(tokenizer),
       truncation: true,
     });
-    warnOfTruncation(tokenizer, prompts!, input_ids);
-    prompt_embeds = await encodeText(text_encoder, input_ids, clip_skip ?? undefined);
+    warnOfTruncation(tokenizer, prompts!, text_inputs.input_ids);
+    prompt_embeds = await encodeText(text_encoder, text_inputs, clip_skip ?? undefined, wantsLayers);
   }
   const batch_size = prompts?.length ?? prompt_embeds.dims[0]!;
 
@@ -68,20 +70,18 @@ export async function encode_prompt(parts: TextEncoding, options: EncodePromptOp
     }
     const negatives =
       negative_prompt == null
-        ? prompt_embeds.dims[0] === batch_size
-          ? new Array<string>(batch_size).fill("")
-          : []
+        ? new Array<string>(batch_size).fill("")
         : typeof negative_prompt === "string"
           ? [negative_prompt]
           : negative_prompt;
     checkBatch("negative_prompt", negatives.length, batch_size);
     const { text_encoder, tokenizer } = textParts(parts, "negative_prompt");
-    const { input_ids } = tokenizer(negatives, {
+    const uncond_input = tokenizer(negatives, {
       padding: "max_length",
       max_length: prompt_embeds.dims[1]!,
       truncation: true,
     });
-    negative_prompt_embeds = await encodeText(text_encoder, input_ids);
+    negative_prompt_embeds = await encodeText(text_encoder, uncond_input, undefined, wantsLayers);
   }
   if (do_classifier_free_guidance) {
     checkBatch("negative_prompt_embeds", negative_prompt_embeds!.dims[0]!, batch_size);
@@ -111,12 +111,6 @@ function textParts(parts: TextEncoding, field: string): { text_encoder: CLIPText
     throw new ValueError(
       `The pipeline was loaded without its ${missing}, so it cannot encode a ${field}: pass \`${field}_embeds\`.`,
       { field: missing, found: "null", expected: `a ${missing}, or ${field}_embeds` },
-    );
-  }
-  if ((text_encoder.config as { use_attention_mask?: unknown }).use_attention_mask === true) {
-    throw new UnsupportedModelError(
-      "The text encoder's config sets use_attention_mask, which is not built: pass `prompt_embeds` of your own.",
-      { className: text_encoder.constructor.name, field: "use_attention_mask", found: "true", expected: "absent" },
     );
   }
   return { text_encoder, tokenizer };
@@ -150,19 +144,23 @@ function warnOfTruncation(tokenizer: CLIPTokenizer, prompts: readonly string[], 
 /** The text encoder's last output; with `clip_skip`, that of an earlier layer after the same final norm. */
 async function encodeText(
   text_encoder: CLIPTextModel,
-  input_ids: Tensor<"int64">,
-  clip_skip: number | undefined = undefined,
+  { input_ids, attention_mask }: TokenizerOutput,
+  clip_skip: number | undefined,
+  output_hidden_states: boolean,
 ): Promise<Tensor> {
-  const highest = input_ids.data.reduce((high, id) => (id > high ? id : high), 0n);
-  const { vocab_size, max_position_embeddings } = text_encoder.config;
-  if (highest >= vocab_size || input_ids.dims[1]! > max_position_embeddings) {
-    throw new ValueError(
-      `The tokenizer does not fit the text encoder: found token ${highest} in a text of ${input_ids.dims[1]}, ` +
-        `expected tokens below ${vocab_size} in texts of at most ${max_position_embeddings}.`,
-      { field: "tokenizer", found: `token ${highest}`, expected: `tokens below ${vocab_size}` },
-    );
+  const usesMask = (text_encoder.config as { use_attention_mask?: unknown }).use_attention_mask === true;
+  const { last_hidden_state, hidden_states } = await text_encoder(input_ids, {
+    output_hidden_states,
+    ...(usesMask ? { attention_mask } : {}),
+  });
+  if (clip_skip === undefined) return last_hidden_state;
+  const layers = text_encoder.config.num_hidden_layers;
+  if (!Number.isInteger(clip_skip) || clip_skip < 0 || clip_skip > layers) {
+    throw new ValueError(`clip_skip is ${clip_skip}, but the text encoder has ${layers} layers to leave out.`, {
+      field: "clip_skip",
+      found: String(clip_skip),
+      expected: `a whole number from 0 to ${layers}`,
+    });
   }
-  if (clip_skip === undefined) return (await text_encoder(input_ids)).last_hidden_state;
-  const { hidden_states } = await text_encoder(input_ids, { output_hidden_states: true });
-  return text_encoder.final_layer_norm(hidden_states![hidden_states!.length - 1 - clip_skip]!);
+  return text_encoder.final_layer_norm(hidden_states[layers - clip_skip]!);
 }

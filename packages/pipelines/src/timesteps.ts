@@ -45,7 +45,12 @@ export function retrieve_timesteps(
   if (!set_timesteps_options.includes(kind)) {
     throw new ValueError(
       `${name} takes no \`${kind}\` of your own. Pass num_inference_steps, or use a scheduler that does.`,
-      { className: name, field: kind, found: kind, expected: set_timesteps_options.join(", ") || "num_inference_steps" },
+      {
+        className: name,
+        field: kind,
+        found: kind,
+        expected: set_timesteps_options.join(", ") || "num_inference_steps",
+      },
     );
   }
   if (values.length === 0) {
@@ -58,5 +63,7 @@ export function retrieve_timesteps(
 /** Those of `options` that the scheduler's `step` takes. @see Diffusers `prepare_extra_step_kwargs` */
 export function stepOptions(scheduler: AnyScheduler, options: StepOptions): StepOptions {
   const { step_options } = schedulerClass(scheduler);
-  return Object.fromEntries(Object.entries(options).filter(([key, value]) => step_options.includes(key) && value != null));
+  return Object.fromEntries(
+    Object.entries(options).filter(([key, value]) => step_options.includes(key) && value != null),
+  );
 }

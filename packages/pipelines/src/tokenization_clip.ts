@@ -67,9 +67,9 @@ export interface TokenizerOutput {
   readonly attention_mask: Tensor<"int64">;
 }
 
-/** The call signature: `tokenizer("a cat", { padding: "max_length", truncation: true })`. */
 export interface CLIPTokenizer {
-  (text: string | readonly string[], options?: TokenizerOptions): TokenizerOutput;
+  (text: string, options?: TokenizerOptions): TokenizerOutput;
+  (texts: readonly string[], options?: TokenizerOptions): TokenizerOutput;
 }
 
 const START = "<|startoftext|>";
@@ -95,7 +95,6 @@ class CLIPNormalizer extends Normalizer {
  * ```
  * @see transformers `CLIPTokenizer`
  */
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the interface adds the call signature.
 export class CLIPTokenizer {
   readonly bos_token: string;
   readonly eos_token: string;
@@ -356,7 +355,10 @@ function buildBackend(config: CLIPTokenizerConfig, special: Required<NamedTokens
     const id = vocab[token.content] ?? added.get(token.content)?.id ?? next++;
     added.set(token.content, { ...token, id });
   }
-  const normalizer = { type: "Sequence", normalizers: [{ type: "NFC" }, { type: "Lowercase" }] };
+  const normalizer = {
+    type: "Sequence" as const,
+    normalizers: [{ type: "NFC" as const }, { type: "Lowercase" as const }],
+  };
   const split = { type: "Split", pattern: { Regex: SPLIT }, behavior: "Removed", invert: true };
   const bytes = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
   const json = {

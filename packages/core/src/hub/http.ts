@@ -1,4 +1,5 @@
 import { IntegrityError, ModelNotFoundError } from "../errors.ts";
+import { leadsOut } from "./paths.ts";
 import type { LoadOptions, OpenOptions, Source, SourceFile } from "./source.ts";
 
 /** The address of a path that is relative to the page (or to the worker's script). */
@@ -12,7 +13,7 @@ export function pageUrl(path: string): string {
  * @throws ModelNotFoundError for a name that cannot be a repository's.
  */
 export function hubSource(id: string, options: LoadOptions): Source {
-  if (!/^[\w.-]+(\/[\w.-]+)?$/.test(id)) {
+  if (!/^[\w.-]+(\/[\w.-]+)?$/.test(id) || leadsOut(id)) {
     throw new ModelNotFoundError(`${JSON.stringify(id)} is no folder, no URL and no hub id (owner/name).`, {
       found: id,
     });
@@ -25,14 +26,15 @@ export function hubSource(id: string, options: LoadOptions): Source {
 /** Files below a base URL. Each is fetched whole, once, into memory. */
 export class HttpSource implements Source {
   readonly name: string;
-  private readonly base: string;
+  private readonly base: URL;
   private readonly fetch: typeof fetch;
   private readonly headers: Record<string, string>;
 
   constructor(base: string, name: string, options: LoadOptions = {}) {
-    this.base = base.endsWith("/") ? base : `${base}/`;
+    this.base = new URL(base);
+    if (!this.base.pathname.endsWith("/")) this.base.pathname += "/";
     this.name = name;
-    this.fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
+    this.fetch = options.fetch ?? globalThis.fetch;
     this.headers = options.token === undefined ? {} : { authorization: `Bearer ${options.token}` };
   }
 
@@ -41,10 +43,17 @@ export class HttpSource implements Source {
    * @throws IntegrityError when fewer bytes arrive than were announced.
    */
   async open(path: string, options: OpenOptions = {}): Promise<SourceFile | undefined> {
-    const url = new URL(path.split("/").map(encodeURIComponent).join("/"), this.base).href;
+    if (leadsOut(path)) return undefined;
+    options.signal?.throwIfAborted();
+    const address = new URL(path.split("/").map(encodeURIComponent).join("/"), this.base);
+    // What an address is signed with holds for the files below it.
+    address.search = this.base.search;
+    const url = address.href;
     let response: Response;
     try {
-      response = await this.fetch(url, {
+      // Not as a method: a page's own fetch must be called on the window.
+      const { fetch } = this;
+      response = await fetch(url, {
         headers: this.headers,
         ...(options.signal ? { signal: options.signal } : {}),
       });
@@ -67,12 +76,13 @@ export class HttpSource implements Source {
       const gated = response.status === 401 || response.status === 403;
       throw new ModelNotFoundError(
         `${url} answered ${response.status} ${response.statusText}. ` +
-          (gated ? "The repository may be gated or private: pass { token }." : "Try again, or check the address."),
+          (gated
+            ? "The repository does not exist, or it is gated or private: check its name, or pass { token }."
+            : "Try again, or check the address."),
         { file: path, found: `HTTP ${response.status}`, expected: "HTTP 200" },
       );
     }
-    const bytes = await readBody(response, path, options);
-    return new MemoryFile(path, bytes);
+    return new MemoryFile(path, await readBody(response, path, options));
   }
 }
 
@@ -80,8 +90,8 @@ export class HttpSource implements Source {
 async function readBody(response: Response, path: string, options: OpenOptions): Promise<Uint8Array> {
   // Behind a content encoding, Content-Length counts the compressed bytes.
   const announced = response.headers.has("content-encoding") ? null : response.headers.get("content-length");
-  const total = announced === null ? 0 : Number(announced);
-  let bytes = new Uint8Array(total);
+  const total = Number(announced ?? 0);
+  let bytes = allocate(total, path);
   let loaded = 0;
   const report = (): void => options.progress_callback?.({ phase: "download", file: path, loaded, total });
   report();
@@ -94,7 +104,7 @@ async function readBody(response: Response, path: string, options: OpenOptions):
       });
       if (done) break;
       if (loaded + value.length > bytes.length) {
-        const grown = new Uint8Array(Math.max(loaded + value.length, bytes.length * 2));
+        const grown = allocate(Math.max(loaded + value.length, bytes.length * 2), path);
         grown.set(bytes.subarray(0, loaded));
         bytes = grown;
       }
@@ -103,8 +113,22 @@ async function readBody(response: Response, path: string, options: OpenOptions):
       report();
     }
   }
-  if (announced !== null && loaded !== total) throw truncated(path, loaded, total);
+  // From another origin the encoding of a body may be hidden. Compression adds a few bytes at most.
+  const hidden = response.type === "cors" ? 64 : 0;
+  if (announced !== null && loaded < total - hidden) throw truncated(path, loaded, total);
   return bytes.subarray(0, loaded);
+}
+
+function allocate(size: number, path: string): Uint8Array<ArrayBuffer> {
+  try {
+    return new Uint8Array(size);
+  } catch (cause) {
+    throw new IntegrityError(
+      `${path} is announced with ${size} bytes, which do not fit into memory.`,
+      { file: path, found: `${size} bytes`, expected: "a file that fits into memory" },
+      { cause },
+    );
+  }
 }
 
 function truncated(path: string, loaded: number, total: number, cause?: unknown): IntegrityError {

@@ -1,5 +1,6 @@
 import { ModelNotFoundError } from "../errors.ts";
 import { nodeImport } from "../node.ts";
+import { leadsOut } from "./paths.ts";
 import type { Source, SourceFile } from "./source.ts";
 
 /**
@@ -25,7 +26,9 @@ export async function openFolder(path: string): Promise<Source | undefined> {
   }
   return {
     name: folder,
-    open: async (file) => {
+    open: async (file, options) => {
+      options?.signal?.throwIfAborted();
+      if (leadsOut(file)) return undefined;
       const full = join(folder, file);
       const stat = fs.statSync(full, { throwIfNoEntry: false });
       return stat?.isFile() ? new LocalFile(fs, file, stat.size, fs.openSync(full, "r")) : undefined;

@@ -1,3 +1,4 @@
+import { IntegrityError } from "../errors.ts";
 import { isNode } from "../node.ts";
 
 /** What a load does, in order. */
@@ -61,9 +62,14 @@ export type SourceLike = string | URL | Source;
 
 /** Decides what a `from_pretrained` argument is, without reading anything but (in Node) whether a folder exists. */
 export async function openSource(from: SourceLike, options: LoadOptions = {}): Promise<Source> {
-  if (typeof from === "object" && "open" in from) return from;
+  if (typeof from === "object" && from !== null && "open" in from) return from;
+  if (typeof from !== "string" && !(from instanceof URL)) {
+    throw new TypeError(
+      `A model is loaded from a hub id, a URL or a folder; got ${from === null ? "null" : typeof from}.`,
+    );
+  }
   const text = String(from);
-  const isUrl = /^(https?|blob|data):/.test(text);
+  const isUrl = /^https?:/.test(text);
   if (isNode && !isUrl) {
     const { openFolder } = await import("./local.ts");
     const folder = await openFolder(text);
@@ -85,12 +91,22 @@ export function subSource(source: Source, subfolder: string | undefined): Source
   };
 }
 
-/** A small text file, whole; undefined when there is none. */
+/**
+ * A small text file, whole; undefined when there is none.
+ *
+ * @throws IntegrityError for bytes that are not UTF-8.
+ */
 export async function readText(source: Source, path: string, options?: OpenOptions): Promise<string | undefined> {
   const file = await source.open(path, { signal: options?.signal });
   if (file === undefined) return undefined;
   try {
-    return new TextDecoder().decode(file.readSync(0, file.size));
+    return new TextDecoder("utf-8", { fatal: true }).decode(file.readSync(0, file.size));
+  } catch (cause) {
+    throw new IntegrityError(
+      `${path} of ${source.name} is not UTF-8 text. Download it again.`,
+      { file: path, found: "bytes that are not UTF-8", expected: "text" },
+      { cause },
+    );
   } finally {
     file.close();
   }

@@ -156,33 +156,29 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
     const beta_prod_t = Math.fround(1 - alpha_prod_t);
     const beta_prod_t_prev = Math.fround(1 - alpha_prod_t_prev);
 
-    // 3. predicted x_0, formula (12)
+    // 3. predicted x_0, formula (12), and 4. clip or threshold it
     const x = sample.data;
     const e = model_output.data;
     const x0 = new Float32Array(sample.size);
     const sqrt_alpha = sqrt32(alpha_prod_t);
     const sqrt_beta = sqrt32(beta_prod_t);
+    const range = clip_sample && !thresholding ? Math.fround(clip_sample_range) : Number.POSITIVE_INFINITY;
     if (prediction_type === "epsilon") {
       for (let i = 0; i < x0.length; i++) {
-        x0[i] = Math.fround(x[i]! - Math.fround(sqrt_beta * e[i]!)) / sqrt_alpha;
+        const original = Math.fround(x[i]! - Math.fround(sqrt_beta * e[i]!)) / sqrt_alpha;
+        x0[i] = Math.min(Math.max(original, -range), range);
       }
     } else if (prediction_type === "sample") {
-      x0.set(e);
+      for (let i = 0; i < x0.length; i++) x0[i] = Math.min(Math.max(e[i]!, -range), range);
     } else if (prediction_type === "v_prediction") {
       for (let i = 0; i < x0.length; i++) {
-        x0[i] = Math.fround(sqrt_alpha * x[i]!) - Math.fround(sqrt_beta * e[i]!);
+        const original = Math.fround(sqrt_alpha * x[i]!) - Math.fround(sqrt_beta * e[i]!);
+        x0[i] = Math.min(Math.max(original, -range), range);
       }
     } else {
       unknownValue(NAME, "prediction_type", prediction_type, ["epsilon", "sample", "v_prediction"]);
     }
-
-    // 4. clip or threshold it. The noise of a "sample" prediction is that of the unclipped one, which e still holds.
-    if (thresholding) {
-      thresholdSample(x0, sample.dims[0] ?? 1, this.config);
-    } else if (clip_sample) {
-      const range = Math.fround(clip_sample_range);
-      for (let i = 0; i < x0.length; i++) x0[i] = Math.min(Math.max(x0[i]!, -range), range);
-    }
+    if (thresholding) thresholdSample(x0, sample.dims[0] ?? 1, this.config);
 
     // 5. the variance sigma_t(eta), formula (16)
     const variance = Math.fround(
@@ -191,10 +187,11 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
     const std_dev_t = Math.fround(Math.fround(eta) * sqrt32(variance));
 
     // 6. the direction pointing to x_t, and 7. x_t-1 without noise, formula (12)
-    const direction_coeff = sqrt32(
-      Math.fround(Math.fround(1 - alpha_prod_t_prev) - Math.fround(std_dev_t * std_dev_t)),
-    );
+    // Up to eta = 1 it is not negative but for rounding, of which the last step up to pure noise makes NaN in Diffusers.
+    const direction_variance = Math.fround(Math.fround(1 - alpha_prod_t_prev) - Math.fround(std_dev_t * std_dev_t));
+    const direction_coeff = sqrt32(eta <= 1 ? Math.max(direction_variance, 0) : direction_variance);
     const sqrt_alpha_prev = sqrt32(alpha_prod_t_prev);
+    // Of a "sample" prediction the noise is that of the unclipped one, which e still holds.
     const rederive = use_clipped_model_output ? x0 : prediction_type === "sample" ? e : undefined;
     const prev = new Float32Array(sample.size);
     if (rederive !== undefined) {

@@ -206,7 +206,7 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
     const current_alpha_t = Math.fround(alpha_prod_t / alpha_prod_t_prev);
     const current_beta_t = Math.fround(1 - current_alpha_t);
 
-    // 2. predicted x_0, formula (15). A learned variance lies behind the prediction in each batch item.
+    // 2. predicted x_0, formula (15), and 3. clip or threshold it. A learned variance lies behind each item's prediction.
     const x = sample.data;
     const e = model_output.data;
     const batch = sample.dims[0] ?? 1;
@@ -215,31 +215,27 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
     const x0 = new Float32Array(sample.size);
     const sqrt_alpha = sqrt32(alpha_prod_t);
     const sqrt_beta = sqrt32(beta_prod_t);
+    const range = clip_sample && !thresholding ? Math.fround(clip_sample_range) : Number.POSITIVE_INFINITY;
     for (let b = 0; b < batch; b++) {
       const shift = b * (stride - count);
       const end = (b + 1) * count;
       if (prediction_type === "epsilon") {
         for (let i = b * count; i < end; i++) {
-          x0[i] = Math.fround(x[i]! - Math.fround(sqrt_beta * e[i + shift]!)) / sqrt_alpha;
+          const original = Math.fround(x[i]! - Math.fround(sqrt_beta * e[i + shift]!)) / sqrt_alpha;
+          x0[i] = Math.min(Math.max(original, -range), range);
         }
       } else if (prediction_type === "sample") {
-        for (let i = b * count; i < end; i++) x0[i] = e[i + shift]!;
+        for (let i = b * count; i < end; i++) x0[i] = Math.min(Math.max(e[i + shift]!, -range), range);
       } else if (prediction_type === "v_prediction") {
         for (let i = b * count; i < end; i++) {
-          x0[i] = Math.fround(sqrt_alpha * x[i]!) - Math.fround(sqrt_beta * e[i + shift]!);
+          const original = Math.fround(sqrt_alpha * x[i]!) - Math.fround(sqrt_beta * e[i + shift]!);
+          x0[i] = Math.min(Math.max(original, -range), range);
         }
       } else {
         unknownValue(NAME, "prediction_type", prediction_type, ["epsilon", "sample", "v_prediction"]);
       }
     }
-
-    // 3. clip or threshold it
-    if (thresholding) {
-      thresholdSample(x0, batch, this.config);
-    } else if (clip_sample) {
-      const range = Math.fround(clip_sample_range);
-      for (let i = 0; i < x0.length; i++) x0[i] = Math.min(Math.max(x0[i]!, -range), range);
-    }
+    if (thresholding) thresholdSample(x0, batch, this.config);
 
     // 4. and 5. the mean µ_t of the previous sample, formula (7)
     const x0_coeff = Math.fround(Math.fround(sqrt32(alpha_prod_t_prev) * current_beta_t) / beta_prod_t);

@@ -180,8 +180,7 @@ export class PNDMScheduler extends SchedulerMixin<PNDMSchedulerConfig> {
     for (let i = 0; i < e.length; i++) sum[i] = sum[i]! + Math.fround(weight * e[i]!);
     this.cur_model_output = part === 3 ? undefined : sum;
 
-    const output = part === 3 ? sum : e;
-    const prev_sample = this.getPrevSample(this.cur_sample ?? sample, start, prev_timestep, output);
+    const prev_sample = this.getPrevSample(this.cur_sample ?? sample, start, prev_timestep, [part === 3 ? sum : e]);
     this.counter += 1;
     return { prev_sample };
   }
@@ -207,40 +206,37 @@ export class PNDMScheduler extends SchedulerMixin<PNDMSchedulerConfig> {
       from = timestep + step_ratio;
     }
 
-    const { ets } = this;
-    const [e4, e3, e2, e1] = [ets.at(-4), ets.at(-3), ets.at(-2), ets.at(-1)!];
+    // Adams-Bashforth of the outputs so far, formula (9); the second call corrects the first step with both outputs.
+    const { ets, counter } = this;
     let start = sample;
-    let output = model_output.data;
-    if (ets.length === 1 && this.counter === 0) {
+    let outputs = ets.slice().reverse();
+    if (ets.length === 1 && counter === 0) {
       this.cur_sample = sample;
-    } else if (ets.length === 1 && this.counter === 1) {
-      const e0 = output;
-      output = e0.map((e, i) => Math.fround(e + e1[i]!) / 2);
+    } else if (ets.length === 1 && counter === 1) {
+      outputs = [model_output.data, ...outputs];
       start = this.cur_sample ?? sample;
       this.cur_sample = undefined;
-    } else if (e2 !== undefined && e3 === undefined) {
-      output = e1.map((e, i) => Math.fround(Math.fround(3 * e) - e2[i]!) / 2);
-    } else if (e2 !== undefined && e3 !== undefined && e4 === undefined) {
-      output = e1.map((e, i) => {
-        const two = Math.fround(Math.fround(23 * e) - Math.fround(16 * e2[i]!));
-        return Math.fround(two + Math.fround(5 * e3[i]!)) / 12;
-      });
-    } else if (e2 !== undefined && e3 !== undefined && e4 !== undefined) {
-      const weight = Math.fround(1 / 24);
-      output = e1.map((e, i) => {
-        const two = Math.fround(Math.fround(55 * e) - Math.fround(59 * e2[i]!));
-        const three = Math.fround(two + Math.fround(37 * e3[i]!));
-        return weight * Math.fround(three - Math.fround(9 * e4[i]!));
-      });
     }
+    const corrects = counter === 1 && ets.length === 1;
 
-    const prev_sample = this.getPrevSample(start, from, prev_timestep, output);
+    const prev_sample = this.getPrevSample(start, from, prev_timestep, outputs, corrects);
     this.counter += 1;
     return { prev_sample };
   }
 
-  /** x_(t-δ) of x_t, formula (9). */
-  private getPrevSample(sample: Tensor, timestep: number, prev_timestep: number, output: Float32Array): Tensor {
+  /**
+   * x_(t-δ) of x_t, formula (9).
+   *
+   * @param outputs the model's, the latest first: as many as the order of the multistep, 1 to 4
+   * @param average whether two outputs are averaged, rather than extrapolated
+   */
+  private getPrevSample(
+    sample: Tensor,
+    timestep: number,
+    prev_timestep: number,
+    outputs: readonly Float32Array[],
+    average: boolean = false,
+  ): Tensor {
     const { prediction_type } = this.config;
     const alpha_prod_t = entry(this.alphas_cumprod, timestep, NAME, "timestep");
     const alpha_prod_t_prev =
@@ -259,14 +255,26 @@ export class PNDMScheduler extends SchedulerMixin<PNDMSchedulerConfig> {
     const difference = Math.fround(alpha_prod_t_prev - alpha_prod_t);
     const sqrt_alpha = sqrt32(alpha_prod_t);
     const sqrt_beta = sqrt32(beta_prod_t);
+    const order = average ? 0 : outputs.length;
+    const [e1, e2, e3, e4] = [
+      outputs[0]!,
+      outputs[1] ?? outputs[0]!,
+      outputs[2] ?? outputs[0]!,
+      outputs[3] ?? outputs[0]!,
+    ];
+    const f = Math.fround;
     const x = sample.data;
     const prev = new Float32Array(x.length);
     for (let i = 0; i < prev.length; i++) {
-      const e =
-        prediction_type === "epsilon"
-          ? output[i]!
-          : Math.fround(Math.fround(sqrt_alpha * output[i]!) + Math.fround(sqrt_beta * x[i]!));
-      prev[i] = Math.fround(sample_coeff * x[i]!) - Math.fround(Math.fround(difference * e) / denominator);
+      let e = e1[i]!;
+      if (order === 0) e = f(e + e2[i]!) / 2;
+      else if (order === 2) e = f(f(3 * e) - e2[i]!) / 2;
+      else if (order === 3) e = f(f(f(f(23 * e) - f(16 * e2[i]!)) + f(5 * e3[i]!)) / 12);
+      else if (order === 4) {
+        e = f(f(1 / 24) * f(f(f(f(55 * e) - f(59 * e2[i]!)) + f(37 * e3[i]!)) - f(9 * e4[i]!)));
+      }
+      if (prediction_type === "v_prediction") e = f(f(sqrt_alpha * e) + f(sqrt_beta * x[i]!));
+      prev[i] = f(sample_coeff * x[i]!) - f(f(difference * e) / denominator);
     }
     return new Tensor("float32", prev, sample.dims);
   }

@@ -53,10 +53,10 @@ interface Mismatch {
  */
 export class GraphBuilder {
   readonly weights: WeightSource;
-  readonly target: Target;
   /** The tensors of `weights` that the graph asked for. */
   readonly used: Set<string> = new Set<string>();
 
+  private device: Target;
   private readonly nodes: GraphNode[] = [];
   private readonly initializers = new Map<string, Initializer>();
   private readonly external = new Map<string, ExternalWeight>();
@@ -68,7 +68,17 @@ export class GraphBuilder {
 
   constructor(weights: WeightSource, target: Target) {
     this.weights = weights;
-    this.target = target;
+    this.device = target;
+  }
+
+  /** What the graph is lowered to. */
+  get target(): Target {
+    return this.device;
+  }
+
+  /** Computes in float32 from here on, whatever the device prefers: for models that overflow float16. Call it first. */
+  upcast(): void {
+    this.device = { ...this.device, dtype: "float32" };
   }
 
   /** An input that the session is fed. Float inputs are float32 outside and of the target's element type inside. */

@@ -61,7 +61,7 @@ export function checkActivation(
   name: string | null | undefined,
   className: string,
   field: string,
-  family: keyof typeof families = "diffusers",
+  family: "diffusers" | "transformers" = "diffusers",
 ): void {
   if (name === null || name === undefined || name.toLowerCase() in families[family]) return;
   const known = Object.keys(families[family]).join(", ");

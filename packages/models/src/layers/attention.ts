@@ -27,7 +27,13 @@ export function scaledDotProductAttention(
   }) as [Value, Value, Value];
   const mask = options.mask === undefined ? null : g.cast(options.mask, type);
   const result = g.target.fused.attention
-    ? g.op("MultiHeadAttention", [query, key, value, null, null, mask], query.dims, { num_heads: options.heads }, microsoft)
+    ? g.op(
+        "MultiHeadAttention",
+        [query, key, value, null, null, mask],
+        query.dims,
+        { num_heads: options.heads },
+        microsoft,
+      )
     : plainAttention(g, query, key, value, mask, options.heads);
   return { ...q, value: g.reshape(g.cast(result, g.target.dtype), [q.batch * q.length, q.channels]) };
 }
@@ -45,7 +51,12 @@ function plainAttention(
   const size = channels / heads;
   const split = (x: Value, perm: readonly number[]): Value => {
     const dims = [batch, x.dims[1]!, heads, size];
-    return g.op("Transpose", [g.reshape(x, dims)], perm.map((axis) => dims[axis]!), { perm });
+    return g.op(
+      "Transpose",
+      [g.reshape(x, dims)],
+      perm.map((axis) => dims[axis]!),
+      { perm },
+    );
   };
   const scale = g.constant([1 / Math.sqrt(size)], [], query.type as "float32" | "float16");
   const scaled = g.op("Mul", [split(query, [0, 2, 1, 3]), scale], [batch, heads, length, size]);
@@ -113,4 +124,3 @@ export function attentionBlock2D(
   const mixed = attention(g, toTokens(g, normed), name, { heads, headDim, bias: true });
   return divide(g, add(g, fromTokens(g, mixed, x.height, x.width), x), outputScaleFactor);
 }
-

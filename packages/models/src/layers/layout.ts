@@ -47,10 +47,7 @@ export function mapInput(g: GraphBuilder, name: string, dims: readonly number[])
 /** Makes a feature map an output `[batch, channels, height, width]` of the graph. */
 export function mapOutput(g: GraphBuilder, name: string, map: FeatureMap): void {
   const dims = [map.batch, map.channels, map.height, map.width];
-  g.output(
-    name,
-    g.target.layout === "nchw" ? map.value : g.op("Transpose", [map.value], dims, { perm: [0, 3, 1, 2] }),
-  );
+  g.output(name, g.target.layout === "nchw" ? map.value : g.op("Transpose", [map.value], dims, { perm: [0, 3, 1, 2] }));
 }
 
 /** The pixels of a feature map as a sequence of length `height * width`, row by row. */

@@ -42,8 +42,17 @@ function basicTransformerBlock(g: GraphBuilder, x: Tokens, name: string, options
   const { heads, headDim, context, upcastAttention: upcast } = options;
   const first = options.onlyCrossAttention ? { context } : {};
 
-  let hidden = add(g, attention(g, layerNorm(g, x, `${name}.norm1`), `${name}.attn1`, { heads, headDim, upcast, ...first }), x);
-  const crossed = attention(g, layerNorm(g, hidden, `${name}.norm2`), `${name}.attn2`, { heads, headDim, upcast, context });
+  let hidden = add(
+    g,
+    attention(g, layerNorm(g, x, `${name}.norm1`), `${name}.attn1`, { heads, headDim, upcast, ...first }),
+    x,
+  );
+  const crossed = attention(g, layerNorm(g, hidden, `${name}.norm2`), `${name}.attn2`, {
+    heads,
+    headDim,
+    upcast,
+    context,
+  });
   hidden = add(g, crossed, hidden);
   return add(g, feedForward(g, layerNorm(g, hidden, `${name}.norm3`), `${name}.ff.net`), hidden);
 }
@@ -70,4 +79,3 @@ function geglu(g: GraphBuilder, x: Value, name: string, out: number): Value {
   const [hidden, gate] = g.ops("Split", [projected], halves, { axis: -1, num_outputs: 2 }) as [Value, Value];
   return g.op("Mul", [hidden, g.op("Gelu", [gate], gate.dims, { approximate: "none" })], hidden.dims);
 }
-

@@ -1,20 +1,12 @@
 import { DeviceError, isNode, nearest } from "@diffusers-web/core";
-import type { FusedKernels, Target } from "../graph/types.ts";
-import { type CheckedKernel, checkedKernels, selfCheck } from "./self_check.ts";
-import { createSession } from "./session.ts";
+import type { Target } from "../graph/types.ts";
+import { type Dropped, Gpu, requestAdapter, softwareName } from "./gpu.ts";
 
 /** Where a model may run: on the GPU, on the processor, or `auto`: on the GPU if there is a real one. */
 export type DeviceRequest = "auto" | "webgpu" | "wasm";
 
 /** The element type of weights and intermediate values; `auto` is fp16 where the GPU has it. */
 export type DtypeRequest = "auto" | "fp16" | "fp32" | "float16" | "float32";
-
-/** What a device was found to do wrong or to lack, and what is done about it. */
-export interface Dropped {
-  /** E.g. `subgroups`, `attention`, `float16`. */
-  readonly what: string;
-  readonly why: string;
-}
 
 /** What is known of a device, as plain data. */
 export interface DeviceInfo {
@@ -33,36 +25,13 @@ export interface DeviceInfo {
 }
 
 /** A device that models run on. */
-export class Device {
-  /** Why the device is gone, once it is: models on it have to move to a new one. */
-  lost: DeviceError | undefined;
-
-  constructor(
-    readonly type: "webgpu" | "wasm",
-    readonly target: Target,
-    readonly info: DeviceInfo,
-    readonly gpu?: GPUDevice,
-  ) {
-    void gpu?.lost.then(({ message, reason }) => {
-      this.lost = new DeviceError(
-        `The GPU was lost (${reason}${message === "" ? "" : `: ${message}`}). Run again: a new device is requested.`,
-        { found: reason },
-      );
-    });
-  }
-
-  /**
-   * What the engine answers, unless the GPU is lost before: the engine may never answer then.
-   *
-   * @throws DeviceError when the device is lost.
-   */
-  untilLost<T>(answer: Promise<T>): Promise<T> {
-    if (this.gpu === undefined) return answer;
-    const lost = this.gpu.lost.then(() => {
-      throw this.lost;
-    });
-    return Promise.race([answer, lost]);
-  }
+export interface Device {
+  readonly type: "webgpu" | "wasm";
+  /** What graphs are built for. */
+  readonly target: Target;
+  readonly info: DeviceInfo;
+  /** Absent for `wasm`. */
+  readonly gpu?: Gpu;
 }
 
 let openGpu: Promise<Gpu> | undefined;
@@ -80,13 +49,14 @@ export async function getDevice(request: DeviceRequest = "auto", dtype: DtypeReq
   checkName("device", request, ["auto", "webgpu", "wasm"]);
   checkName("dtype", dtype, ["auto", "fp16", "fp32", "float16", "float32"]);
   const key = `${request} ${dtype}`;
-  let device = devices.get(key);
-  if (device === undefined || (await device.catch(() => undefined))?.lost !== undefined) {
-    device = request === "wasm" ? Promise.resolve(wasm(dtype, "Asked for by name.")) : openDevice(request, dtype);
-    devices.set(key, device);
-    device.catch(() => devices.delete(key));
+  let opening = devices.get(key);
+  if (opening === undefined) {
+    opening = openDevice(request, dtype);
+    devices.set(key, opening);
+    const forget = (): boolean => devices.delete(key);
+    opening.then(({ gpu }) => gpu?.device.lost.then(forget), forget);
   }
-  return device;
+  return opening;
 }
 
 function checkName(option: string, value: string, known: readonly string[]): void {
@@ -97,7 +67,7 @@ function checkName(option: string, value: string, known: readonly string[]): voi
 }
 
 function wasm(dtype: DtypeRequest, reason: string): Device {
-  if (dtype === "fp16" || dtype === "float16") {
+  if (isHalf(dtype)) {
     throw new DeviceError(`${reason} Device "wasm" computes in fp32 only: leave dtype out, or use "fp32".`, {
       field: "dtype",
       found: dtype,
@@ -107,7 +77,7 @@ function wasm(dtype: DtypeRequest, reason: string): Device {
   const fused = { attention: true, groupNorm: false, biasSplitGelu: false, quickGelu: true, skipLayerNorm: true };
   const target: Target = { layout: "nchw", dtype: "float32", fused };
   const description = isNode ? `Node ${process.version}` : "WebAssembly";
-  return new Device("wasm", target, {
+  const info: DeviceInfo = {
     type: "wasm",
     vendor: "",
     architecture: "",
@@ -117,15 +87,21 @@ function wasm(dtype: DtypeRequest, reason: string): Device {
     dtype: "float32",
     dropped: [],
     reason,
-  });
+  };
+  return { type: "wasm", target, info };
 }
 
-async function openDevice(request: "auto" | "webgpu", dtype: DtypeRequest): Promise<Device> {
+function isHalf(dtype: DtypeRequest): boolean {
+  return dtype === "fp16" || dtype === "float16";
+}
+
+async function openDevice(request: DeviceRequest, dtype: DtypeRequest): Promise<Device> {
+  if (request === "wasm") return wasm(dtype, "Asked for by name.");
   const byName = request === "webgpu" || isHalf(dtype);
   const adapter = await requestAdapter();
   if (typeof adapter === "string") {
     if (!byName) return wasm(dtype, `${adapter} WASM is used instead.`);
-    throw new DeviceError(`${adapter} Use device "wasm" or "auto", with dtype "fp32".`, {
+    throw new DeviceError(`${adapter} Use device "wasm" or "auto", with dtype "fp32" or none.`, {
       found: adapter,
       expected: "WebGPU",
     });
@@ -144,46 +120,47 @@ async function openDevice(request: "auto" | "webgpu", dtype: DtypeRequest): Prom
 }
 
 async function gpuDevice(adapter: GPUAdapter, request: DtypeRequest, reason: string): Promise<Device> {
+  const { vendor, architecture, description } = adapter.info;
   const hasHalf = adapter.features.has("shader-f16");
   if (isHalf(request) && !hasHalf) {
     throw new DeviceError(
-      `The GPU (${softwareName(adapter) ?? adapter.info.vendor}) lacks the feature shader-f16, which fp16 needs. ` +
+      `The GPU (${[vendor, architecture].join(" ").trim()}) lacks the feature shader-f16, which fp16 needs. ` +
         'Leave dtype out, or use "fp32".',
       { field: "dtype", found: "no shader-f16", expected: "shader-f16" },
     );
   }
-  const first: Target["dtype"] = request === "auto" ? (hasHalf ? "float16" : "float32") : dtypeOf(request);
+  const first = isHalf(request) || (request === "auto" && hasHalf) ? "float16" : "float32";
   const gpu = await sharedGpu(first);
-  let checked = await gpu.check(first);
-  const dropped = [...gpu.dropped, ...checked.dropped];
-  if (checked.target === undefined && request === "auto" && first === "float16") {
-    dropped.push({ what: "float16", why: "the kernels without a substitute compute wrong in it" });
-    checked = await gpu.check("float32");
-    dropped.push(...checked.dropped);
+  let verdict = await gpu.check(first);
+  const dropped = [...gpu.dropped, ...verdict.dropped];
+  if (verdict.target === undefined && request === "auto" && first === "float16") {
+    dropped.push({ what: "float16", why: "kernels that have no substitute compute wrong in it" });
+    verdict = await gpu.check("float32");
+    dropped.push(...verdict.dropped);
   }
-  if (checked.target === undefined) {
+  const { target } = verdict;
+  if (target === undefined) {
     const why = dropped.map((one) => `${one.what} ${one.why}`).join("; ");
     throw new DeviceError(`The GPU computes wrong: ${why}. Update its driver, or use device "wasm".`, { found: why });
   }
-  const { vendor, architecture, description } = adapter.info;
   const info: DeviceInfo = {
     type: "webgpu",
     vendor,
     architecture,
     description,
     features: [...gpu.device.features].sort(),
-    limits: limitsOf(gpu.device),
-    dtype: checked.target.dtype,
+    limits: gpu.limits,
+    dtype: target.dtype,
     dropped,
     reason,
   };
-  return new Device("webgpu", checked.target, info, gpu.device);
+  return { type: "webgpu", target, info, gpu };
 }
 
 /** The one GPUDevice of this page, opened anew after the last one was lost. */
-async function sharedGpu(dtype: Target["dtype"]): Promise<Gpu> {
+function sharedGpu(dtype: Target["dtype"]): Promise<Gpu> {
   if (openGpu === undefined) {
-    const opening = Gpu.open(dtype, (device, target) => new Device("webgpu", target, provisional(target), device));
+    const opening = Gpu.open(dtype);
     openGpu = opening;
     const forget = (): void => {
       if (openGpu === opening) openGpu = undefined;

@@ -1,6 +1,6 @@
 import { Tensor } from "@diffusers-web/core";
 import { float, GraphBuilder, microsoft, type Value } from "../graph/builder.ts";
-import type { Target, WeightSource } from "../graph/types.ts";
+import type { BuiltGraph, Target, WeightSource } from "../graph/types.ts";
 import { convertWeights } from "../weight_conversion.ts";
 import * as reference from "./self_check_reference.ts";
 
@@ -27,8 +27,8 @@ export const checkedKernels: readonly CheckedKernel[] = [
   "gemm",
 ];
 
-/** Runs a graph once, without inputs' names being of interest: given by the caller, who owns device and session. */
-export type RunGraph = (builder: GraphBuilder, feeds: Record<string, Tensor>) => Promise<Record<string, Tensor>>;
+/** Runs a graph once, on the device to be checked. */
+export type RunGraph = (graph: BuiltGraph, feeds: Record<string, Tensor>) => Promise<Record<string, Tensor>>;
 
 interface Case {
   readonly kernel: CheckedKernel;
@@ -65,8 +65,8 @@ export async function selfCheck(
     if (chosen.length === 1) return new Map([[chosen[0]!.kernel, message(error)]]);
     const wrong = new Map<CheckedKernel, string>();
     for (const single of chosen) {
-      const found = await runCases(run, dtype, [single]).catch((cause: unknown) =>
-        new Map([[single.kernel, message(cause)]]),
+      const found = await runCases(run, dtype, [single]).catch(
+        (cause: unknown) => new Map([[single.kernel, message(cause)]]),
       );
       for (const [kernel, why] of found) if (!wrong.has(kernel)) wrong.set(kernel, why);
     }
@@ -104,11 +104,12 @@ async function runCases(
       return { name, kernel: one.kernel, expected: one.expected[j]! };
     });
   });
-  const results = await run(g, feeds);
+  const results = await run(g.build(), feeds);
   const wrong = new Map<CheckedKernel, string>();
   for (const { name, kernel, expected } of outputs) {
     const error = relativeError(results[name]!.data, expected);
-    if (!(error <= tolerances[dtype])) wrong.set(kernel, `computes wrong values in ${dtype} (relative error ${error.toPrecision(2)})`);
+    if (!(error <= tolerances[dtype]))
+      wrong.set(kernel, `computes wrong values in ${dtype} (relative error ${error.toPrecision(2)})`);
   }
   return wrong;
 }

@@ -15,6 +15,9 @@ export interface SessionOptions {
   readonly forbidCpuNodes?: boolean | undefined;
 }
 
+/** What of a device the engine has to know. */
+type Place = Pick<Device, "type" | "gpu">;
+
 // The engine hangs when two of its calls overlap, whatever their sessions: all of them go through one queue.
 let lastCall: Promise<unknown> = Promise.resolve();
 
@@ -30,27 +33,28 @@ function exclusive<T>(call: () => Promise<T>): Promise<T> {
  *
  * @throws DeviceError when the device lacks what the graph needs.
  */
-export function createSession(graph: BuiltGraph, device: Device, options: SessionOptions = {}): Promise<Session> {
+export function createSession(graph: BuiltGraph, device: Place, options: SessionOptions = {}): Promise<Session> {
   checkLimits(graph, device);
   return exclusive(async () => {
     options.signal?.throwIfAborted();
     const ort = await loadOrt(device.type);
+    const { files, failure } = uploads(graph.external, options);
     const sessionOptions: OrtSessionOptions = {
       executionProviders: [
         device.gpu === undefined
           ? "wasm"
-          : { name: "webgpu", device: device.gpu as never, storageBufferCacheMode: "simple" },
+          : // Shapes are static, so that buffers of exactly the size asked for come back.
+            { name: "webgpu", device: device.gpu.device, storageBufferCacheMode: "simple" },
       ],
       graphOptimizationLevel: "all",
       logSeverityLevel: 3,
-      externalData: uploads(graph.external, options),
+      externalData: files,
       ...(options.forbidCpuNodes === true ? { extra: { session: { disable_cpu_ep_fallback: "1" } } } : {}),
     };
-    const inner = await device
-      .untilLost(ort.InferenceSession.create(graph.bytes, sessionOptions))
-      .catch((cause: unknown) => {
-        throw engineError("could not prepare the model", device, cause);
-      });
+    const creating = ort.InferenceSession.create(graph.bytes, sessionOptions);
+    const inner = await untilLost(device, creating).catch((cause: unknown) => {
+      throw failure() ?? engineError("could not prepare the model", device, cause);
+    });
     const session = new Session(ort, inner, graph, device, options);
     if (options.signal?.aborted) {
       await inner.release();
@@ -69,7 +73,7 @@ export class Session {
     private readonly ort: Ort,
     inner: OrtSession,
     private readonly graph: Pick<BuiltGraph, "inputs" | "outputs">,
-    private readonly device: Device,
+    private readonly device: Place,
     private readonly options: SessionOptions,
   ) {
     this.inner = inner;
@@ -86,7 +90,7 @@ export class Session {
     return exclusive(async () => {
       if (this.inner === undefined) throw new DeviceError("The session is disposed: load the model again.");
       if (!this.compiled) this.report("compile");
-      const outputs = await this.device.untilLost(this.inner.run(inputs)).catch((cause: unknown) => {
+      const outputs = await untilLost(this.device, this.inner.run(inputs)).catch((cause: unknown) => {
         throw engineError("failed while it ran the model", this.device, cause);
       });
       this.compiled = true;
@@ -105,8 +109,8 @@ export class Session {
     return exclusive(async () => {
       const inner = this.inner;
       this.inner = undefined;
-      if (inner === undefined || this.device.lost !== undefined) return;
-      await this.device.untilLost(inner.release());
+      if (inner === undefined || this.device.gpu?.lost !== undefined) return;
+      await untilLost(this.device, inner.release());
     });
   }
 
@@ -124,19 +128,36 @@ export class Session {
   }
 }
 
+function untilLost<T>({ gpu }: Place, answer: Promise<T>): Promise<T> {
+  return gpu === undefined ? answer : gpu.untilLost(answer);
+}
+
 /** The weights as the engine mounts them: each a file of its own, read when the engine asks for it. */
-function uploads(weights: readonly ExternalWeight[], options: SessionOptions): { path: string; data: Uint8Array }[] {
-  const file = options.name ?? "";
+function uploads(
+  weights: readonly ExternalWeight[],
+  { name: file = "", progress_callback }: SessionOptions,
+): { files: { path: string; data: Uint8Array }[]; failure: () => unknown } {
   const total = weights.reduce((sum, weight) => sum + weight.byteLength, 0);
+  const taken = new Set<string>();
   let loaded = 0;
-  return weights.map((weight) => ({
-    path: weight.name,
-    data: lazyBytes(weight.byteLength, () => {
-      loaded += weight.byteLength;
-      options.progress_callback?.({ phase: "upload", file, loaded, total });
-      return weight.read();
+  let failure: unknown;
+  const files = weights.map(({ name, byteLength, read }) => ({
+    path: name,
+    data: lazyBytes(byteLength, () => {
+      try {
+        // The optimiser looks at some weights before they are uploaded.
+        if (!taken.has(name)) loaded += byteLength;
+        taken.add(name);
+        progress_callback?.({ phase: "upload", file, loaded, total });
+        return read();
+      } catch (error) {
+        // The engine would report it as a failed memory copy.
+        failure = error;
+        throw error;
+      }
     }),
   }));
+  return { files, failure: () => failure };
 }
 
 /**
@@ -152,8 +173,8 @@ function lazyBytes(byteLength: number, read: () => Uint8Array): Uint8Array {
 }
 
 /** Refuses what the device cannot hold before any weight is read. */
-function checkLimits(graph: BuiltGraph, device: Device): void {
-  const limit = device.info.limits["maxBufferSize"];
+function checkLimits(graph: BuiltGraph, device: Place): void {
+  const limit = device.gpu?.limits["maxBufferSize"];
   if (limit === undefined) return;
   const values = [...graph.inputs, ...graph.outputs].map((io) => ({
     name: io.name,
@@ -169,7 +190,7 @@ function checkLimits(graph: BuiltGraph, device: Device): void {
   }
 }
 
-function engineError(what: string, device: Device, cause: unknown): DeviceError {
+function engineError(what: string, device: Place, cause: unknown): DeviceError {
   if (cause instanceof DeviceError) return cause;
   const text = cause instanceof Error ? cause.message : String(cause);
   const memory = /bad_alloc|out of memory|allocat|memory access out of bounds|OOM/i.test(text);

@@ -5,11 +5,7 @@ import type { DownBlock } from "./types.ts";
 /** Residual blocks, the last of which halves by averaging. @see Diffusers `ResnetDownsampleBlock2D` */
 export const resnetDownsampleBlock2D: DownBlock = (g, x, name, options) => {
   const { layers, out, temb } = options;
-  const resnet = {
-    ...options.resnet,
-    outputScaleFactor: options.resnetOutScaleFactor,
-    skipTimeAct: options.resnetSkipTimeAct,
-  };
+  const resnet = { ...options.resnet, ...options.resampling };
   let hidden = x;
   const kept: FeatureMap[] = [];
   for (let i = 0; i < layers; i++) {

@@ -5,11 +5,7 @@ import type { UpBlock } from "./types.ts";
 /** Residual blocks over what was kept, the last of which doubles. @see Diffusers `ResnetUpsampleBlock2D` */
 export const resnetUpsampleBlock2D: UpBlock = (g, x, kept, name, options) => {
   const { layers, out, temb } = options;
-  const resnet = {
-    ...options.resnet,
-    outputScaleFactor: options.resnetOutScaleFactor,
-    skipTimeAct: options.resnetSkipTimeAct,
-  };
+  const resnet = { ...options.resnet, ...options.resampling };
   let hidden = x;
   for (let i = 0; i < layers; i++) {
     hidden = concatChannels(g, hidden, kept.pop()!);

@@ -1,6 +1,7 @@
 import type { GraphBuilder, Value } from "../../graph/builder.ts";
-import type { FeatureMap, Tokens } from "../../layers/layout.ts";
+import type { FeatureMap } from "../../layers/layout.ts";
 import type { ResnetOptions } from "../../layers/resnet.ts";
+import type { Transformer2DOptions } from "../../layers/transformer_2d.ts";
 import type { Size } from "../../layers/upsampling.ts";
 
 /** What every block of one model gets, and what its config says of this one. */
@@ -14,18 +15,18 @@ export interface BlockOptions {
   readonly resnet: ResnetOptions;
   /** Head size of the blocks with self-attention; null: one head. */
   readonly attentionHeadDim: number | null;
-  /** Number of heads of the blocks with cross-attention. */
-  readonly heads: number;
-  /** The text; undefined in models without. */
-  readonly context?: Tokens | undefined;
+  /** For the blocks with cross-attention. */
+  readonly transformer?: TransformerBlockOptions;
+  /** For the blocks that resample in a residual block. */
+  readonly resampling?: Pick<ResnetOptions, "outputScaleFactor" | "skipTimeAct">;
+}
+
+/** What a block's transformers are like. */
+export interface TransformerBlockOptions extends Pick<Transformer2DOptions, "heads" | "context" | "upcastAttention"> {
   /** How many transformer blocks follow each residual block. */
-  readonly transformerLayers: readonly number[];
+  readonly layers: readonly number[];
+  /** Whether both attentions look at the text; the block in the middle never does so in its first. */
   readonly onlyCrossAttention: boolean;
-  readonly upcastAttention: boolean;
-  /** For the blocks that resample in a residual block: what their results are divided by. */
-  readonly resnetOutScaleFactor: number;
-  /** For the same blocks: whether the time embedding goes in without the activation. */
-  readonly resnetSkipTimeAct: boolean;
 }
 
 /** Options of a block on the way down. */
@@ -85,9 +86,4 @@ export interface EncoderBlockOptions {
 }
 
 /** A block of an autoencoder's encoder or decoder. */
-export type EncoderBlock = (
-  g: GraphBuilder,
-  x: FeatureMap,
-  name: string,
-  options: EncoderBlockOptions,
-) => FeatureMap;
+export type EncoderBlock = (g: GraphBuilder, x: FeatureMap, name: string, options: EncoderBlockOptions) => FeatureMap;

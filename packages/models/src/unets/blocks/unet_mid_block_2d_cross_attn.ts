@@ -8,6 +8,7 @@ export const unetMidBlock2DCrossAttn: MidBlock = (g, x, name, options) => {
   const { temb, resnet } = options;
   let hidden = resnetBlock2D(g, x, temb, `${name}.resnets.0`, x.channels, resnet);
   // Diffusers does not pass `only_cross_attention` on to this block.
-  hidden = transformer2D(g, hidden, `${name}.attentions.0`, transformerOptions(options, 0, false));
+  const transformer = { ...transformerOptions(options, 0), onlyCrossAttention: false };
+  hidden = transformer2D(g, hidden, `${name}.attentions.0`, transformer);
   return resnetBlock2D(g, hidden, temb, `${name}.resnets.1`, x.channels, resnet);
 };

@@ -1,0 +1,332 @@
+import {
+  ConfigMixin,
+  checkOptions,
+  type LoadOptions,
+  makeCallable,
+  openSource,
+  type SourceLike,
+  schedulerRegistry,
+  subSource,
+  ValueError,
+} from "@diffusers-web/core";
+import type {
+  AutoencoderKL,
+  CLIPTextModel,
+  DeviceRequest,
+  DtypeRequest,
+  UNet2DConditionModel,
+  UNet2DModel,
+} from "@diffusers-web/models";
+import { callOptions, untilAborted } from "./calls.ts";
+import { componentRegistry } from "./component_registry.ts";
+import {
+  componentEntry,
+  disposeModels,
+  isModel,
+  loadComponents,
+  MODEL_INDEX,
+  type Model,
+  pipelineClassName,
+  readModelIndex,
+} from "./pipeline_loading_utils.ts";
+import type { AnyScheduler } from "./timesteps.ts";
+import type { CLIPTokenizer } from "./tokenization_clip.ts";
+
+/** What a pipeline may be made of. */
+export type Component =
+  | AnyScheduler
+  | AutoencoderKL
+  | CLIPTextModel
+  | CLIPTokenizer
+  | UNet2DConditionModel
+  | UNet2DModel;
+
+/** The components of any pipeline, by name; null for one that was left out. */
+export interface PipelineComponents {
+  readonly scheduler?: AnyScheduler | null;
+  readonly unet?: UNet2DConditionModel | UNet2DModel | null;
+  readonly vae?: AutoencoderKL | null;
+  readonly text_encoder?: CLIPTextModel | null;
+  readonly tokenizer?: CLIPTokenizer | null;
+  readonly safety_checker?: null;
+  readonly feature_extractor?: null;
+  readonly image_encoder?: null;
+}
+
+/** What `DiffusionPipeline.from_pretrained` takes. A component that is passed is not loaded; null leaves it out. */
+export interface PipelineLoadOptions extends LoadOptions, PipelineComponents {
+  /** Default "auto": WebGPU where there is one. */
+  readonly device?: DeviceRequest;
+  /** Default "auto": what the device computes fast and right. */
+  readonly dtype?: DtypeRequest;
+  /** Stable Diffusion: whether to warn when there is no safety checker. Default: what model_index.json says. */
+  readonly requires_safety_checker?: boolean;
+}
+
+/** The static side of a pipeline's class. */
+export interface PipelineClass<T extends DiffusionPipeline = DiffusionPipeline> {
+  new (parts: never): T;
+  readonly name: string;
+  /** The components, in the order of Python's signature. */
+  readonly component_names: readonly string[];
+  /** Those of them that a checkpoint need not have. */
+  readonly optional_components: readonly string[];
+  /** Those that nothing in this class uses yet: they keep their entry in model_index.json, and are not loaded. */
+  readonly unused_components: readonly string[];
+  /** Further arguments of the constructor. */
+  readonly init_options: readonly string[];
+}
+
+/** Pipeline classes by name, loaded when they are asked for. */
+export type PipelineRegistry = Readonly<Record<string, () => Promise<PipelineClass>>>;
+
+/**
+ * Base class of all pipelines: loading and keeping components, moving and freeing them.
+ *
+ * A pipeline is a function: `pipeline(prompt, options)` or `pipeline(options)`. Calls run one after the other.
+ *
+ * @example
+ * ```ts
+ * const pipeline = await DiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5");
+ * const { images } = await pipeline("An image of a squirrel in Picasso style", { num_inference_steps: 25 });
+ * await images[0].save("squirrel.png");
+ * ```
+ * @see Diffusers `DiffusionPipeline`
+ */
+export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unknown>> {
+  static override readonly config_name: string = MODEL_INDEX;
+  /** The classes that a model_index.json may name, put in by registry.ts. */
+  static registry: PipelineRegistry = {};
+  static readonly component_names: readonly string[] = [];
+  static readonly optional_components: readonly string[] = [];
+  static readonly unused_components: readonly string[] = [];
+  static readonly init_options: readonly string[] = [];
+
+  /** Set to true in a callback to leave out the steps that remain. Reset by each call. */
+  _interrupt = false;
+  /** When the calls so far have ended. */
+  private lastCall: Promise<void> = Promise.resolve();
+
+  constructor() {
+    super();
+    // biome-ignore lint/correctness/noConstructorReturn: a pipeline is a function.
+    return makeCallable(this, (self, args) => self.enqueue(args));
+  }
+
+  /** One call, with all its options; calls do not overlap. */
+  protected abstract run(options: object): Promise<unknown>;
+
+  private async enqueue(args: unknown[]): Promise<unknown> {
+    const options = callOptions(args);
+    const before = this.lastCall;
+    let finish = (): void => {};
+    this.lastCall = new Promise((resolve) => {
+      finish = resolve;
+    });
+    try {
+      await untilAborted(before, options.signal);
+      this._interrupt = false;
+      return await this.run(options);
+    } finally {
+      before.then(finish);
+    }
+  }
+
+  /**
+   * Keeps components, and notes their classes in the config. Assigning to one later does the same.
+   *
+   * @see Diffusers `DiffusionPipeline.register_modules`
+   */
+  protected register_modules(modules: Readonly<Record<string, Component | null>>): void {
+    for (const [name, module] of Object.entries(modules)) {
+      this.register_to_config({ [name]: classPair(module) });
+      let current = module;
+      Object.defineProperty(this, name, {
+        enumerable: true,
+        configurable: true,
+        get: () => current,
+        set: (value: Component | null) => {
+          const [library] = this.config[name] as [string | null, string | null];
+          this.register_to_config({ [name]: library === null ? [null, null] : classPair(value) });
+          current = value;
+        },
+      });
+    }
+  }
+
+  /** The components by name, to build another pipeline of. @see Diffusers `DiffusionPipeline.components` */
+  get components(): Record<string, Component | null> {
+    const { component_names } = this.constructor as unknown as PipelineClass;
+    return Object.fromEntries(
+      component_names.map((name) => [name, (this as Record<string, unknown>)[name] as Component]),
+    );
+  }
+
+  private get models(): Model[] {
+    return (Object.values(this.components) as unknown[]).filter(isModel);
+  }
+
+  /** Where the models run: "webgpu" or "wasm". */
+  get device(): string {
+    return this.models[0]?.device ?? "wasm";
+  }
+
+  /** What the models compute in: "float32" or "float16". */
+  get dtype(): string {
+    return this.models[0]?.dtype ?? "float32";
+  }
+
+  /** Where the pipeline was loaded from. */
+  get name_or_path(): string | undefined {
+    return this.config["_name_or_path"] as string | undefined;
+  }
+
+  /** Whether the steps that remain are left out. */
+  get interrupt(): boolean {
+    return this._interrupt;
+  }
+
+  /**
+   * Moves all models to a device, or to a number type.
+   *
+   * @throws DeviceError when the device is not there or lacks something.
+   */
+  async to(target: DeviceRequest | DtypeRequest): Promise<this> {
+    for (const model of this.models) await model.to(target);
+    return this;
+  }
+
+  /** Frees the models' memory. Idempotent; the pipeline cannot be called afterwards. */
+  async dispose(): Promise<void> {
+    await disposeModels(this.models);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /**
+   * Loads a pipeline in the Diffusers layout. On this base class, model_index.json decides which one it is.
+   *
+   * Nothing is fetched but what the pipeline needs, and nothing twice.
+   *
+   * @param from a hub id, a base URL, a folder in Node, or a source of the caller's own
+   * @throws ModelNotFoundError for a missing file, UnsupportedModelError for a class or config that is not built,
+   * WeightsMismatchError and IntegrityError for weights that do not fit or are damaged, ValueError when a component
+   * is missing, TypeError for an unknown option.
+   * @see Diffusers `DiffusionPipeline.from_pretrained`
+   */
+  static from_pretrained<T extends DiffusionPipeline>(
+    this: PipelineClass<T>,
+    from: SourceLike,
+    options?: PipelineLoadOptions,
+  ): Promise<T>;
+  static from_pretrained(
+    this: typeof DiffusionPipeline,
+    from: SourceLike,
+    options?: PipelineLoadOptions,
+  ): Promise<import("./any_pipeline.ts").AnyPipeline>;
+  static async from_pretrained(
+    this: PipelineClass | typeof DiffusionPipeline,
+    from: SourceLike,
+    options: PipelineLoadOptions = {},
+  ): Promise<DiffusionPipeline> {
+    const source = subSource(await openSource(from, options), options.subfolder);
+    const index = await readModelIndex(source, options);
+    const { registry } = DiffusionPipeline;
+    const cls =
+      this === DiffusionPipeline
+        ? await registry[pipelineClassName(index, Object.keys(registry))]!()
+        : (this as PipelineClass);
+    const { component_names, optional_components, unused_components, init_options, name } = cls;
+    checkOptions(`${name}.from_pretrained`, options, [...loadOptionNames, ...component_names, ...init_options]);
+
+    // What the checkpoint has that this class does not take.
+    for (const key of Object.keys(index)) {
+      if (key.startsWith("_") || component_names.includes(key) || init_options.includes(key)) continue;
+      console.warn(`${source.name}, model_index.json: ${name} takes no \`${key}\`; it is left out.`);
+    }
+
+    const given = options as Readonly<Record<string, Component | null | undefined>>;
+    const written = (key: string): unknown => (isNullPair(index[key]) ? undefined : index[key]);
+    const missing = component_names.filter(
+      (key) => given[key] === undefined && written(key) === undefined && !optional_components.includes(key),
+    );
+    if (missing.length > 0) {
+      const there = component_names.filter((key) => given[key] !== undefined || written(key) !== undefined);
+      throw new ValueError(
+        `${name} needs ${component_names.join(", ")}, but only ${there.join(", ") || "none"} are in ` +
+          `${source.name}, model_index.json, or were passed. Pass { ${missing[0]} }, or null to do without.`,
+        {
+          file: "model_index.json",
+          className: name,
+          field: missing[0]!,
+          found: "nothing",
+          expected: missing.join(", "),
+        },
+      );
+    }
+    // Refused before anything is fetched.
+    const wanted = component_names
+      .filter((key) => given[key] === undefined && written(key) !== undefined && !unused_components.includes(key))
+      .map((key) => ({ key, entry: componentEntry(key, index[key], optional_components.includes(key)) }));
+    const passed = Object.fromEntries(component_names.map((key) => [key, given[key] ?? null]));
+    for (const [key, component] of Object.entries(passed)) {
+      if (component !== null) checkComponent(key, index[key], component);
+    }
+
+    const loaded = await loadComponents(source, wanted, options);
+    try {
+      const init = init_options.map((key) => [key, (options as Record<string, unknown>)[key] ?? index[key]]);
+      const pipeline = new cls({ ...Object.fromEntries(init), ...passed, ...loaded } as never);
+      for (const key of unused_components) {
+        if (given[key] === undefined && written(key) !== undefined) pipeline.register_to_config({ [key]: index[key] });
+      }
+      pipeline.register_to_config({ _name_or_path: source.name });
+      return pipeline;
+    } catch (error) {
+      await disposeModels(Object.values(loaded));
+      throw error;
+    }
+  }
+}
+
+const loadOptionNames = [
+  "subfolder",
+  "revision",
+  "variant",
+  "endpoint",
+  "token",
+  "fetch",
+  "signal",
+  "progress_callback",
+  "device",
+  "dtype",
+];
+
+function isNullPair(value: unknown): boolean {
+  return value === undefined || value === null || (Array.isArray(value) && value[0] === null);
+}
+
+/** `[library, class]` as model_index.json names a component. */
+function classPair(component: Component | null): [string, string] | [null, null] {
+  if (component === null) return [null, null];
+  const { name } = component.constructor;
+  return [componentRegistry[name]?.library ?? "diffusers", name];
+}
+
+/** @throws ValueError for a component of another kind than model_index.json asks for. */
+function checkComponent(key: string, written: unknown, component: Component): void {
+  const isScheduler = typeof (component as Partial<AnyScheduler>).set_timesteps === "function";
+  const expected = Array.isArray(written) ? String(written[1]) : key;
+  const wantsScheduler = expected in schedulerRegistry || key === "scheduler";
+  const wantsTokenizer = key.startsWith("tokenizer");
+  const fits = wantsScheduler ? isScheduler : wantsTokenizer ? typeof component === "function" : isModel(component);
+  if (fits && isModel(component) === !(wantsScheduler || wantsTokenizer)) return;
+  const found = (component as object).constructor?.name ?? typeof component;
+  throw new ValueError(`The ${key} that was passed is ${found}, expected ${expected} or one like it.`, {
+    field: key,
+    found,
+    expected,
+  });
+}

@@ -1,0 +1,172 @@
+import { checkOptions, type Generator, type Tensor, UnsupportedModelError, ValueError } from "@diffusers-web/core";
+import type { RunOptions } from "../calls.ts";
+import { checkNumber, checkOutputType, checkReturnDict, checkTensor, checkWhole } from "../checks.ts";
+import type { OutputType } from "../pipeline_output.ts";
+import type { Prompt } from "../prompt.ts";
+import type { CustomTimesteps } from "../timesteps.ts";
+import type { StableDiffusionPipeline } from "./pipeline_stable_diffusion.ts";
+
+/** The tensors that a callback is shown, by name; what it returns replaces them. */
+export type CallbackTensors = Readonly<Partial<Record<"latents" | "prompt_embeds" | "negative_prompt_embeds", Tensor>>>;
+
+/** What a {@link StableDiffusionPipeline} is called with. */
+export interface StableDiffusionOptions extends RunOptions, CustomTimesteps {
+  /** One prompt, or one for each picture of a batch. */
+  readonly prompt?: Prompt | null;
+  /** A multiple of 8. Default: what the model was trained at. As in Diffusers, used together with `width` only. */
+  readonly height?: number | null;
+  /** A multiple of 8. Default: what the model was trained at. As in Diffusers, used together with `height` only. */
+  readonly width?: number | null;
+  /** At least 1. Default 50. */
+  readonly num_inference_steps?: number;
+  /** Above 1, the picture is drawn towards the prompt, and away from the negative one. Default 7.5. */
+  readonly guidance_scale?: number;
+  /** What should not be in the picture; of the same kind as `prompt`. */
+  readonly negative_prompt?: Prompt | null;
+  /** Default 1. */
+  readonly num_images_per_prompt?: number;
+  /** DDIM: 0 (default, deterministic) to 1. Other schedulers do not use it. */
+  readonly eta?: number;
+  /** One for all, or one for each picture. Default: seeded at random. */
+  readonly generator?: Generator | readonly Generator[] | null;
+  /** The noise to begin with, `[batch, channels, height / 8, width / 8]`. */
+  readonly latents?: Tensor | null;
+  /** `[prompts, tokens, width]`, in place of `prompt`. */
+  readonly prompt_embeds?: Tensor | null;
+  /** `[prompts, tokens, width]`, in place of `negative_prompt`. */
+  readonly negative_prompt_embeds?: Tensor | null;
+  /** Default "image". */
+  readonly output_type?: OutputType;
+  readonly return_dict?: true;
+  /** Not built yet: refused. */
+  readonly cross_attention_kwargs?: null;
+  /** Not built yet: refused. */
+  readonly ip_adapter_image?: null;
+  /** Not built yet: refused. */
+  readonly ip_adapter_image_embeds?: null;
+  /** 0 to 1: against the over-exposure of strong guidance. Default 0. */
+  readonly guidance_rescale?: number;
+  /** How many of the text encoder's last layers to leave out. Default: none. */
+  readonly clip_skip?: number | null;
+  /** Called after each step, and awaited; it may return {@link CallbackTensors} to go on with. */
+  readonly callback_on_step_end?:
+    | ((pipe: StableDiffusionPipeline, step: number, timestep: number, tensors: CallbackTensors) => unknown)
+    | null;
+  /** Which tensors the callback is shown. Default `["latents"]`. */
+  readonly callback_on_step_end_tensor_inputs?: readonly (keyof CallbackTensors)[];
+}
+
+const optionNames: readonly (keyof StableDiffusionOptions)[] = [
+  "prompt",
+  "height",
+  "width",
+  "num_inference_steps",
+  "timesteps",
+  "sigmas",
+  "guidance_scale",
+  "negative_prompt",
+  "num_images_per_prompt",
+  "eta",
+  "generator",
+  "latents",
+  "prompt_embeds",
+  "negative_prompt_embeds",
+  "ip_adapter_image",
+  "ip_adapter_image_embeds",
+  "output_type",
+  "return_dict",
+  "cross_attention_kwargs",
+  "guidance_rescale",
+  "clip_skip",
+  "callback_on_step_end",
+  "callback_on_step_end_tensor_inputs",
+  "signal",
+];
+
+/** The tensors that a callback may be shown. */
+export const callbackTensors: readonly (keyof CallbackTensors)[] = [
+  "latents",
+  "prompt_embeds",
+  "negative_prompt_embeds",
+];
+
+/**
+ * What is wrong with a call.
+ *
+ * @param textWidth the width of the embeddings that the UNet takes
+ * @see Diffusers `StableDiffusionPipeline.check_inputs`
+ */
+export function checkInputs(options: StableDiffusionOptions, height: number, width: number, textWidth: number): void {
+  checkOptions("StableDiffusionPipeline", options, optionNames);
+  const { prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, callback_on_step_end_tensor_inputs } =
+    options;
+  for (const name of ["cross_attention_kwargs", "ip_adapter_image", "ip_adapter_image_embeds"] as const) {
+    if (options[name] == null) continue;
+    throw new UnsupportedModelError(`\`${name}\` is not built yet: leave it out.`, {
+      className: "StableDiffusionPipeline",
+      field: name,
+      found: typeof options[name],
+      expected: "null",
+    });
+  }
+  checkDivisible("height", height);
+  checkDivisible("width", width);
+  const allowed = callbackTensors;
+  for (const name of callback_on_step_end_tensor_inputs ?? []) {
+    if (allowed.includes(name)) continue;
+    throw new ValueError(
+      `\`callback_on_step_end_tensor_inputs\` has ${JSON.stringify(name)}, expected some of ${allowed.join(", ")}.`,
+      { field: "callback_on_step_end_tensor_inputs", found: String(name), expected: allowed.join(", ") },
+    );
+  }
+  checkEither("prompt", prompt, "prompt_embeds", prompt_embeds);
+  checkEither("negative_prompt", negative_prompt, "negative_prompt_embeds", negative_prompt_embeds);
+  if (prompt == null && prompt_embeds == null) {
+    throw new ValueError("Neither `prompt` nor `prompt_embeds` was given: pass one of them.", {
+      field: "prompt",
+      found: "nothing",
+      expected: "prompt or prompt_embeds",
+    });
+  }
+  checkPrompt("prompt", prompt);
+  checkPrompt("negative_prompt", negative_prompt);
+  const dims = [null, null, textWidth];
+  if (prompt_embeds != null) checkTensor("prompt_embeds", prompt_embeds, dims);
+  if (negative_prompt_embeds != null) {
+    checkTensor("negative_prompt_embeds", negative_prompt_embeds, prompt_embeds?.dims ?? dims);
+  }
+  checkWhole("num_inference_steps", options.num_inference_steps ?? 50);
+  checkWhole("num_images_per_prompt", options.num_images_per_prompt ?? 1);
+  checkNumber("guidance_scale", options.guidance_scale ?? 7.5, 0);
+  checkNumber("guidance_rescale", options.guidance_rescale ?? 0);
+  checkNumber("eta", options.eta ?? 0);
+  if (options.clip_skip != null) checkWhole("clip_skip", options.clip_skip, 0);
+  checkOutputType(options.output_type ?? "image");
+  checkReturnDict(options.return_dict);
+}
+
+/** @throws ValueError unless `value` is a multiple of 8. */
+export function checkDivisible(field: string, value: unknown): void {
+  if (typeof value === "number" && value > 0 && value % 8 === 0) return;
+  throw new ValueError(`\`height\` and \`width\` must be divisible by 8, but \`${field}\` is ${value}.`, {
+    field,
+    found: String(value),
+    expected: "a multiple of 8",
+  });
+}
+
+function checkEither(first: string, a: unknown, second: string, b: unknown): void {
+  if (a == null || b == null) return;
+  throw new ValueError(`\`${first}\` and \`${second}\` were both given: pass one of them.`, { field: second });
+}
+
+function checkPrompt(field: string, value: unknown): void {
+  const isList = Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === "string");
+  if (value == null || typeof value === "string" || isList) return;
+  const found = Array.isArray(value) ? JSON.stringify(value) : typeof value;
+  throw new ValueError(`\`${field}\` is ${found}, expected a string or a list of strings.`, {
+    field,
+    found,
+    expected: "a string or a list of strings",
+  });
+}

@@ -1,0 +1,35 @@
+import type { UNet2DConditionModel } from "@diffusers-web/models";
+import type { AnyScheduler } from "../timesteps.ts";
+
+/**
+ * Early checkpoints of Stable Diffusion came with config values that were wrong: Diffusers puts them right whenever a
+ * pipeline is built, and pictures depend on it.
+ *
+ * @see Diffusers `StableDiffusionPipeline.__init__`
+ */
+export function updateOldConfigs(scheduler: AnyScheduler | null, unet: UNet2DConditionModel | null): void {
+  const config = scheduler?.config as Readonly<Record<string, unknown>> | undefined;
+  if ((config?.["steps_offset"] ?? 1) !== 1) {
+    warnOfOldConfig("scheduler_config.json", "steps_offset", config?.["steps_offset"], 1);
+    scheduler?.register_to_config({ steps_offset: 1 });
+  }
+  if (config?.["clip_sample"] === true) {
+    warnOfOldConfig("scheduler_config.json", "clip_sample", true, false);
+    scheduler?.register_to_config({ clip_sample: false });
+  }
+  const version = (unet?.config as Readonly<Record<string, unknown>> | undefined)?.["_diffusers_version"];
+  const size = unet?.config.sample_size;
+  if (typeof version === "string" && typeof size === "number" && size < 64 && isBefore(version, 0, 9)) {
+    warnOfOldConfig("unet/config.json", "sample_size", size, 64);
+    unet?.register_to_config({ sample_size: 64 });
+  }
+}
+
+function warnOfOldConfig(file: string, field: string, found: unknown, used: unknown): void {
+  console.warn(`${file} is outdated: \`${field}\` is ${found}; ${used} is used, as Diffusers does. Correct the file.`);
+}
+
+function isBefore(version: string, major: number, minor: number): boolean {
+  const [a = 0, b = 0] = version.split(".").map((part) => Number.parseInt(part, 10));
+  return a < major || (a === major && b < minor);
+}

@@ -1,0 +1,85 @@
+import { Generator, type Tensor } from "@diffusers-web/core";
+import { GraphBuilder, type Value } from "../../../packages/models/src/graph/builder.ts";
+import type { Target, WeightSource } from "../../../packages/models/src/graph/types.ts";
+import { attentionBlock2D } from "../../../packages/models/src/layers/attention.ts";
+import { conv2d, downsample2D } from "../../../packages/models/src/layers/conv.ts";
+import { mapInput, mapOutput, tokensInput } from "../../../packages/models/src/layers/layout.ts";
+import { groupNorm } from "../../../packages/models/src/layers/norm.ts";
+import { resnetBlock2D } from "../../../packages/models/src/layers/resnet.ts";
+import { transformer2D } from "../../../packages/models/src/layers/transformer_2d.ts";
+import { upsample2D } from "../../../packages/models/src/layers/upsampling.ts";
+import { convertWeights } from "../../../packages/models/src/weight_conversion.ts";
+
+/** A builder for layers without a checkpoint: every weight is there, with random values of its name's own. */
+export class InventingBuilder extends GraphBuilder {
+  private readonly invented: Map<string, { dims: readonly number[]; data: Float32Array }>;
+  private readonly given: (name: string) => Float32Array | undefined;
+
+  constructor(target: Target, given: (name: string) => Float32Array | undefined = () => undefined) {
+    const invented = new Map<string, { dims: readonly number[]; data: Float32Array }>();
+    const weights: WeightSource = {
+      file: "invented",
+      names: () => invented.keys(),
+      shape: (name) => invented.get(name)?.dims,
+      dtype: () => "F32",
+      read: (name, as) => convertWeights(new Uint8Array(invented.get(name)!.data.buffer), "F32", as)!,
+    };
+    super(weights, target);
+    this.invented = invented;
+    this.given = given;
+  }
+
+  override weight(name: string, dims: readonly number[], type?: "float32" | "float16"): Value {
+    const seed = [...name].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 1e6, 7);
+    // As initialisations do: the larger the sum that a weight is part of, the smaller it is.
+    const size = dims.slice(1).reduce((product, dim) => product * dim, 1);
+    const data = this.given(name) ?? random(seed, dims).div(Math.sqrt(size)).data;
+    if (!this.invented.has(name)) this.invented.set(name, { dims, data });
+    return super.weight(name, dims, type);
+  }
+}
+
+function random(seed: number, dims: readonly number[]): Tensor {
+  return new Generator().manual_seed(seed).randn(dims);
+}
+
+type LayerCase = (g: GraphBuilder) => Record<string, Tensor>;
+
+const map = random(1, [2, 16, 9, 8]);
+const temb = random(2, [2, 32]);
+const text = random(3, [2, 7, 24]);
+const resnet = { groups: 4, eps: 1e-5, act: "silu", timeScaleShift: "default" } as const;
+
+/** Each emits a layer whose output is `out`, and gives its feeds. Odd sizes and a batch of two, so that no axis hides. */
+export const layerCases: Readonly<Record<string, LayerCase>> = {
+  "convolution, asymmetric stride 2": (g) => {
+    mapOutput(g, "out", downsample2D(g, mapInput(g, "x", map.dims), "down", 0));
+    return { x: map };
+  },
+  "convolution 1x1 after group norm": (g) => {
+    const x = groupNorm(g, mapInput(g, "x", map.dims), "norm", { groups: 4, eps: 1e-6 });
+    mapOutput(g, "out", conv2d(g, x, "conv", 24, { kernel: 1 }));
+    return { x: map };
+  },
+  "upsampling to an odd size": (g) => {
+    mapOutput(g, "out", upsample2D(g, mapInput(g, "x", map.dims), "up", { height: 17, width: 16 }));
+    return { x: map };
+  },
+  "resnet block with time embedding and shortcut": (g) => {
+    const x = mapInput(g, "x", map.dims);
+    mapOutput(g, "out", resnetBlock2D(g, x, g.input("temb", temb.dims), "resnet", 24, resnet));
+    return { x: map, temb };
+  },
+  "attention over pixels": (g) => {
+    const x = mapInput(g, "x", map.dims);
+    mapOutput(g, "out", attentionBlock2D(g, x, "attention", { headDim: 8, groups: 4, eps: 1e-5 }));
+    return { x: map };
+  },
+  "transformer over pixels and text": (g) => {
+    const x = mapInput(g, "x", map.dims);
+    const context = tokensInput(g, "text", text.dims);
+    const options = { heads: 2, headDim: 8, layers: 1, groups: 4, onlyCrossAttention: false, upcastAttention: false };
+    mapOutput(g, "out", transformer2D(g, x, "transformer", { ...options, context }));
+    return { x: map, text };
+  },
+};

@@ -1,0 +1,231 @@
+import { type Source, type SourceFile, Tensor } from "@diffusers-web/core";
+import { type DeviceInfo, type DeviceRequest, getDevice, type ModelMixin } from "@diffusers-web/models";
+import { GraphBuilder, type Value } from "../../../packages/models/src/graph/builder.ts";
+import type { BuiltGraph } from "../../../packages/models/src/graph/types.ts";
+import type { Device } from "../../../packages/models/src/runtime/device.ts";
+import { createSession } from "../../../packages/models/src/runtime/session.ts";
+import { InventingBuilder, layerCases } from "./layer_cases.ts";
+
+/** What the spec may ask of the page or of its worker. Arguments and results are plain data. */
+export const tasks = {
+  async deviceInfo([device, dtype]: Parameters<typeof getDevice>): Promise<DeviceInfo> {
+    return (await getDevice(device, dtype)).info;
+  },
+
+  /** The largest error of a layer on WebGPU relative to the same layer lowered for the processor. */
+  async layer(name: string): Promise<number> {
+    const outputs: Float32Array[] = [];
+    for (const type of ["wasm", "webgpu"] as const) {
+      const device = await getDevice(type, "fp32");
+      const g = new InventingBuilder(device.target);
+      const feeds = layerCases[name]!(g);
+      outputs.push((await runOnce(g.build(), device, feeds))["out"]!.data);
+    }
+    return relativeError(outputs[1]!, outputs[0]!);
+  },
+
+  /** Loads a model, calls it, and says what it gave. */
+  async model(options: ModelCall): Promise<ModelResult> {
+    const opened = await openModel(options);
+    const result = await callModel(opened.model, options);
+    await opened.model.dispose();
+    return { ...result, ...opened.counts() };
+  },
+
+  /** Builds every graph of a model again, for an engine that may not leave the GPU. Fails when one of them would. */
+  async staysOnGpu(options: ModelCall): Promise<number> {
+    const { model } = await openModel(options);
+    const graphs = recordGraphs(model);
+    await callModel(model, options);
+    const device = await getDevice(options.device, "fp32");
+    for (const graph of graphs) await (await createSession(graph, device, { forbidCpuNodes: true })).dispose();
+    await model.dispose();
+    return graphs.length;
+  },
+
+  /** The error of creating a session that may not leave the GPU with an operator that has no kernel there. */
+  async leavesGpu(): Promise<string> {
+    const device = await getDevice("webgpu", "fp32");
+    const g = new GraphBuilder(new InventingBuilder(device.target).weights, device.target);
+    const x = g.input("x", [2, 8]);
+    const index = g.op("ArgMax", [x], [2], { axis: -1, keepdims: 0 }, { type: "int64" });
+    g.output("out", g.cast(index, "float32"));
+    const graph = g.build();
+    await (await createSession(graph, device)).dispose();
+    return messageOf(createSession(graph, device, { forbidCpuNodes: true }));
+  },
+
+  /** Sessions created, run and disposed of all at once. */
+  async overlapping(): Promise<number[]> {
+    const device = await getDevice("webgpu", "fp32");
+    const sessions = await Promise.all([1, 2, 3].map((factor) => createSession(scaled(factor, device), device)));
+    const x = new Tensor("float32", [1, 2], [1, 2]);
+    const runs = sessions.flatMap((session) => [session.run({ x }), session.run({ x })]);
+    const disposals = sessions.map((session) => session.dispose());
+    const last = createSession(scaled(4, device), device);
+    const outputs = await Promise.all(runs);
+    await Promise.all([...disposals, (await last).dispose()]);
+    return outputs.map((output) => output["out"]!.data[1]!);
+  },
+
+  /** What a run on a lost GPU says, and what the next device computes. */
+  async lostGpu(): Promise<{ error: string; after: number; isNew: boolean }> {
+    const device = await getDevice("webgpu", "fp32");
+    const x = new Tensor("float32", [1, 2], [1, 2]);
+    const session = await createSession(scaled(5, device), device);
+    await session.run({ x });
+    device.gpu!.device.destroy();
+    const error = await messageOf(session.run({ x }));
+    await session.dispose();
+    const next = await getDevice("webgpu", "fp32");
+    const [output] = [await runOnce(scaled(5, next), next, { x })];
+    return { error, after: output["out"]!.data[1]!, isNew: next.gpu !== device.gpu };
+  },
+
+  /** What a graph with a weight larger than any buffer says. */
+  async tooLarge(): Promise<string> {
+    const device = await getDevice("webgpu", "fp32");
+    const graph = scaled(1, device);
+    const byteLength = device.info.limits["maxBufferSize"]! + 4;
+    const external = [{ name: "conv_in.weight", byteLength, read: () => new Uint8Array() }];
+    return messageOf(async () => createSession({ ...graph, external }, device));
+  },
+};
+
+export type TaskName = keyof typeof tasks;
+
+/** A model to load and what to call it with. */
+export interface ModelCall {
+  readonly className: "UNet2DModel" | "UNet2DConditionModel" | "AutoencoderKL" | "CLIPTextModel";
+  /** Below the server's root. */
+  readonly folder: string;
+  readonly device: DeviceRequest;
+  /** `forward` by default. */
+  readonly method?: string;
+  readonly inputs: readonly PlainInput[];
+  /** The output's field. */
+  readonly output: string;
+  /** Reads the weights from Blobs, synchronously, instead of from memory. Workers only. */
+  readonly blobs?: boolean;
+}
+
+/** A number, or the dims of a tensor with its values or with the seed that makes them. */
+export type PlainInput =
+  | number
+  | { readonly type: "float32" | "int64"; readonly dims: readonly number[]; readonly data: readonly number[] };
+
+export interface ModelResult {
+  readonly device: string;
+  readonly dims: readonly number[];
+  readonly data: readonly number[];
+  /** Of synchronous reads of Blobs. */
+  readonly reads?: number;
+  readonly readBytes?: number;
+  readonly largestRead?: number;
+}
+
+type AnyModel = ModelMixin<object> & Record<string, (...args: unknown[]) => Promise<Record<string, Tensor>>>;
+
+async function openModel(call: ModelCall): Promise<{ model: AnyModel; counts: () => Partial<ModelResult> }> {
+  const models = (await import("@diffusers-web/models")) as unknown as Record<string, typeof ModelMixin>;
+  const url = new URL(`/${call.folder}/`, location.href).href;
+  const blobs = call.blobs === true ? new BlobSource(url) : undefined;
+  const load = models[call.className]!.from_pretrained as (source: unknown, options: object) => Promise<AnyModel>;
+  const model = await load.call(models[call.className], blobs ?? url, { device: call.device, dtype: "fp32" });
+  return { model, counts: () => (blobs === undefined ? {} : { ...blobs.counts }) };
+}
+
+async function callModel(model: AnyModel, { method = "forward", inputs, output }: ModelCall): Promise<ModelResult> {
+  const values = inputs.map((input) => {
+    if (typeof input === "number") return input;
+    const { type, dims, data } = input;
+    return type === "int64" ? new Tensor("int64", data.map(BigInt), dims) : new Tensor("float32", [...data], dims);
+  });
+  const { dims, data } = (await model[method]!(...values))[output]!;
+  return { device: model.device, dims, data: [...data] };
+}
+
+/** The graphs that a model makes from now on. */
+function recordGraphs(model: AnyModel): BuiltGraph[] {
+  const graphs: BuiltGraph[] = [];
+  const session = model["session"]!.bind(model) as unknown as (...args: unknown[]) => unknown;
+  const recording = (name: string, dims: unknown, build: (g: GraphBuilder) => void): unknown => {
+    const recorded = (g: GraphBuilder): void => {
+      build(g);
+      graphs.push(g.build());
+    };
+    return session(name, dims, recorded);
+  };
+  (model as unknown as { session: unknown }).session = recording;
+  return graphs;
+}
+
+/** Files as Blobs, as a browser's storage gives them: nothing but what is asked for comes into memory. */
+class BlobSource implements Source {
+  readonly counts: { reads: number; readBytes: number; largestRead: number } = {
+    reads: 0,
+    readBytes: 0,
+    largestRead: 0,
+  };
+
+  constructor(readonly name: string) {}
+
+  async open(path: string): Promise<SourceFile | undefined> {
+    const response = await fetch(this.name + path);
+    if (!response.ok || response.headers.get("content-type")?.startsWith("text/html") === true) return undefined;
+    const blob = await response.blob();
+    const { counts } = this;
+    return {
+      path,
+      size: blob.size,
+      readSync(begin, end) {
+        counts.reads++;
+        counts.readBytes += end - begin;
+        counts.largestRead = Math.max(counts.largestRead, end - begin);
+        return new Uint8Array(new FileReaderSync().readAsArrayBuffer(blob.slice(begin, end)));
+      },
+      close() {},
+    };
+  }
+}
+
+/** `out = x * factor`, with the factor as a weight. */
+function scaled(factor: number, { target }: Device): BuiltGraph {
+  const g = new InventingBuilder(target, (name) => (name === "factor" ? Float32Array.of(factor, factor) : undefined));
+  const x: Value = g.input("x", [1, 2]);
+  g.output("out", g.op("Mul", [x, g.weight("factor", [2])], [1, 2]));
+  return g.build();
+}
+
+async function runOnce(
+  graph: BuiltGraph,
+  device: Device,
+  feeds: Record<string, Tensor>,
+): Promise<Record<string, Tensor>> {
+  const session = await createSession(graph, device);
+  try {
+    return await session.run(feeds);
+  } finally {
+    await session.dispose();
+  }
+}
+
+async function messageOf(failing: Promise<unknown> | (() => Promise<unknown>)): Promise<string> {
+  try {
+    await (typeof failing === "function" ? failing() : failing);
+  } catch (error) {
+    return String(error);
+  }
+  return "no error";
+}
+
+function relativeError(actual: Float32Array, expected: Float32Array): number {
+  let error = 0;
+  let scale = 0;
+  for (let i = 0; i < expected.length; i++) {
+    const difference = Math.abs(actual[i]! - expected[i]!);
+    error = Number.isNaN(difference) ? Number.POSITIVE_INFINITY : Math.max(error, difference);
+    scale = Math.max(scale, Math.abs(expected[i]!));
+  }
+  return error / scale;
+}
