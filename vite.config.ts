@@ -32,6 +32,7 @@ const config: ViteUserConfigFnObject = defineConfig(({ mode }) => ({
   test: {
     root: ".",
     testTimeout: 60_000,
+    hookTimeout: 60_000,
     projects: [
       { extends: true, test: { name: "node", include: ["tests/**/*.test.ts"], exclude: ["tests/package/**"] } },
       // What the built packages and the repository look like; needs `npm run build` first.

@@ -75,8 +75,10 @@ async function vitest(project, files) {
   const code = await node("node_modules/vitest/vitest.mjs", [...args, ...files], { minutes: 8 });
   const result = report(file);
   const passed = result?.numPassedTests ?? 0;
-  // A file that could not be loaded has no tests to count: it counts as one.
-  const broken = (result?.testResults ?? []).filter((f) => f.status === "failed" && f.assertionResults.length === 0);
+  // A file that failed before its tests ran, in an import or a hook, counts as one.
+  const broken = (result?.testResults ?? []).filter(
+    (f) => f.status === "failed" && f.assertionResults.every((test) => test.status !== "failed"),
+  );
   const failed = (result?.numFailedTests ?? 0) + broken.length;
   const skipped = (result?.numPendingTests ?? 0) + (result?.numTodoTests ?? 0);
   return { passed, failed: failed === 0 && code !== 0 ? 1 : failed, skipped };

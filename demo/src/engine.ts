@@ -78,7 +78,7 @@ export class Engine {
   }
 
   private receive(reply: Reply): void {
-    if (reply.type === "hello") {
+    if (reply.type === "hello" || reply.type === "progress") {
       this.listen(reply);
       return;
     }

@@ -115,16 +115,17 @@ function receive(reply: Reply): void {
       break;
     case "loaded":
       loaded = true;
-      loading.hide();
       deviceLine.report(reply.device);
       form.offerSchedulers(reply.schedulers, reply.scheduler);
-      if (current !== undefined) say("Starting", "");
+      // The engine comes with the first run, and makes the model ready for it.
+      if (current !== undefined && stage.state === "loading") say("Starting the engine", "");
       break;
     case "step":
       if (current === undefined) break;
       if (stage.state !== "running") stage.begin(reply.total);
       stage.setState("running");
       stageNote.hidden = true;
+      loading.hide();
       stage.step(reply.step);
       setStatus(
         `Step ${reply.step} of ${reply.total}`,

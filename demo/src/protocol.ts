@@ -49,7 +49,7 @@ export interface Frame {
 export interface Picture extends Frame {
   /** The file to download, at the picture's own size, with the parameters in a text chunk. */
   readonly png: Blob;
-  /** Seconds from the first denoising step to the decoded picture. */
+  /** Seconds from the prompt to the picture; the first run on a device also starts the engine. */
   readonly seconds: number;
   readonly device: DeviceReport;
 }
@@ -57,7 +57,8 @@ export interface Picture extends Frame {
 export type Reply =
   /** Sent once, when the worker has started: what the package at hand offers. */
   | { readonly type: "hello"; readonly schedulers: readonly string[] }
-  | { readonly type: "progress"; readonly run: number; readonly progress: LoadProgress }
+  /** Of no run in particular: what one has begun to load, the next one waits for. */
+  | { readonly type: "progress"; readonly progress: LoadProgress }
   /** The model is there: what it runs on, the scheduler that was saved with it, and those that take its config. */
   | {
       readonly type: "loaded";

@@ -76,10 +76,7 @@ async function handle(request: Exclude<Request, { type: "abort" }>, signal: Abor
 }
 
 /** The pipeline of that address on that device: the one at hand if it is that, or moved if only the device differs. */
-async function load(
-  { run, model, device }: ModelRequest & { readonly run: number },
-  signal: AbortSignal,
-): Promise<Loaded> {
+async function load({ model, device }: ModelRequest, signal: AbortSignal): Promise<Loaded> {
   if (loaded?.model === model && loaded.device === device) return loaded;
   if (loaded?.model === model) {
     await loaded.pipeline.to(device);
@@ -91,7 +88,7 @@ async function load(
   const pipeline = (await DiffusionPipeline.from_pretrained(model, {
     device,
     signal,
-    progress_callback: throttled((progress) => reply({ type: "progress", run, progress })),
+    progress_callback: throttled((progress) => reply({ type: "progress", progress })),
   })) as StableDiffusionPipeline;
   loaded = { model, pipeline, saved: pipeline.scheduler, device, warm: false };
   return loaded;

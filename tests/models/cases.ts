@@ -3,6 +3,7 @@ import {
   AutoencoderKL,
   CLIPTextModel,
   type ModelLoadOptions,
+  type ModelMixin,
   UNet2DConditionModel,
   type UNet2DConditionOptions,
   UNet2DModel,
@@ -66,7 +67,10 @@ export function safetensorsBytes(shapes: readonly TensorShape[]): Uint8Array {
   const header: Record<string, unknown> = {};
   let offset = 0;
   const parts = shapes.map(([name, shape, formulaName]) => {
-    const { data } = formula(formulaName, shape.length === 4 && formulaName.includes("attentions") ? squeezed(shape) : shape);
+    const { data } = formula(
+      formulaName,
+      shape.length === 4 && formulaName.includes("attentions") ? squeezed(shape) : shape,
+    );
     header[name] = { dtype: "F32", shape, data_offsets: [offset, offset + data.byteLength] };
     offset += data.byteLength;
     return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
@@ -117,11 +121,16 @@ function evaluate(spec: Spec, name: string): unknown {
   return Object.fromEntries(Object.entries(fields).map(([key, item]) => [key, evaluate(item, `${name}.${key}`)]));
 }
 
-/** Loads a case's model, calls it as the script did, and gives its outputs by name. */
+/**
+ * Loads a case's model, calls it as the script did, and gives its outputs by name.
+ *
+ * @param prepare what to do with the model between loading and calling
+ */
 export async function runCase(
   one: ModelCase,
   shapes: readonly TensorShape[],
   options: ModelLoadOptions,
+  prepare: (model: ModelMixin<object>) => void = () => {},
 ): Promise<Record<string, Tensor>> {
   const inputs = Object.fromEntries(
     Object.entries(one.call).map(([key, spec]) => [key, evaluate(spec, `${one.name}/${key}`)]),
@@ -130,6 +139,7 @@ export async function runCase(
   switch (one.className) {
     case "UNet2DConditionModel": {
       const model = await UNet2DConditionModel.from_pretrained(source, options);
+      prepare(model);
       const { sample, timestep, encoder_hidden_states, ...rest } = inputs;
       const output = await model(sample!, timestep!, encoder_hidden_states!, rest as UNet2DConditionOptions);
       await model.dispose();
@@ -137,6 +147,7 @@ export async function runCase(
     }
     case "UNet2DModel": {
       const model = await UNet2DModel.from_pretrained(source, options);
+      prepare(model);
       const { sample, timestep, ...rest } = inputs;
       const output = await model(sample!, timestep!, rest);
       await model.dispose();
@@ -144,6 +155,7 @@ export async function runCase(
     }
     case "AutoencoderKL": {
       const model = await AutoencoderKL.from_pretrained(source, options);
+      prepare(model);
       const { latent_dist } = await model.encode(inputs["x"]!);
       const outputs = {
         mean: latent_dist.mean,
@@ -157,6 +169,7 @@ export async function runCase(
     }
     case "CLIPTextModel": {
       const model = await CLIPTextModel.from_pretrained(source, options);
+      prepare(model);
       const { input_ids, ...rest } = inputs;
       const output = await model(input_ids as unknown as Tensor<"int64">, rest);
       const outputs = {

@@ -14,7 +14,8 @@ describe("models compute what Diffusers and transformers compute", () => {
     const outputs = await runCase(one, caseShapes[name]!, { device: "wasm" });
     for (const [label, output] of Object.entries(outputs)) {
       const reference = expected[`${name}/${label}`]!;
-      if (String(output.dims) !== String(reference.dims)) throw new Error(`${label}: [${output.dims}], not [${reference.dims}]`);
+      if (String(output.dims) !== String(reference.dims))
+        throw new Error(`${label}: [${output.dims}], not [${reference.dims}]`);
       expectClose(output.data, reference.data as Float32Array, tolerance, `${name}/${label}`);
     }
   });

@@ -85,8 +85,8 @@ describe("what is wrong is named", () => {
   const broken: [string, string, string | null, typeof IntegrityError | typeof ModelNotFoundError, RegExp][] = [
     ["no vocabulary", "vocab.json", null, ModelNotFoundError, /neither tokenizer.json nor vocab.json/],
     ["no merges", "merges.txt", null, ModelNotFoundError, /merges.txt/],
-    ["a truncated vocabulary", "vocab.json", '{"a": 1, "b"', ModelNotFoundError, /vocab.json .*not valid JSON/],
-    ["a list", "vocab.json", "[]", ModelNotFoundError, /vocab.json/],
+    ["a truncated vocabulary", "vocab.json", '{"a": 1, "b"', IntegrityError, /vocab.json .*not valid JSON/],
+    ["a list", "vocab.json", "[]", IntegrityError, /vocab.json/],
     ["ids that are none", "vocab.json", '{"a": "b"}', IntegrityError, /vocab.json/],
     ["merges of three", "merges.txt", "#version: 0.2\na b c\n", IntegrityError, /merges.txt/],
     ["tokenizer.json without a model", "tokenizer.json", "{}", IntegrityError, /tokenizer.json/],

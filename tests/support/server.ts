@@ -25,6 +25,8 @@ export async function serveFolder(folder: string): Promise<FileServer> {
     response.writeHead(200, { "content-length": stat.size, "content-type": "application/octet-stream" });
     createReadStream(file).pipe(response);
   });
+  // Node's fetch would take up a connection that the server closes as idle at that moment.
+  server.keepAliveTimeout = 0;
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,

@@ -4,13 +4,12 @@ import { bytes } from "../format.ts";
 
 /** What each phase of a load is called, in the order in which it happens. */
 const phases = {
-  resolve: "finding",
   download: "downloading",
   verify: "checking",
   build: "building",
   upload: "uploading",
   compile: "compiling",
-} as const satisfies Record<LoadProgress["phase"], string>;
+} as const satisfies Record<Exclude<LoadProgress["phase"], "resolve">, string>;
 
 interface Part {
   readonly row: HTMLLIElement;
@@ -44,6 +43,7 @@ export class Loading {
   }
 
   update(progress: LoadProgress): void {
+    if (progress.phase === "resolve") return;
     const name = component(progress.file);
     const part = this.parts.get(name) ?? this.addPart(name);
     if (progress.phase === "download") {

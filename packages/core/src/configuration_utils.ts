@@ -23,13 +23,21 @@ export function float(value: number): number {
 
 /** Declares a class's config fields with their defaults, in the order of Python's signature. */
 export function configDefaults<C extends object>(fields: C): Readonly<C> {
+  return copyJson(unwrapFloats(fields), true) as Readonly<C>;
+}
+
+/** Plain numbers in place of the marked floats of a list or an object, which remembers where they were. */
+function unwrapFloats(container: object): object {
   const floats: string[] = [];
-  const plain: Record<string, unknown> = {};
-  for (const [key, value] of Object.entries(fields)) {
-    plain[key] = value instanceof PythonFloat ? value.value : value;
+  const unwrapped = Object.entries(container).map(([key, value]): [string, unknown] => {
     if (value instanceof PythonFloat || (typeof value === "number" && !Number.isInteger(value))) floats.push(key);
-  }
-  return Object.freeze(markFloats(plain, floats)) as Readonly<C>;
+    if (value instanceof PythonFloat) return [key, value.value];
+    return [key, typeof value === "object" && value !== null ? unwrapFloats(value) : value];
+  });
+  if (!Array.isArray(container)) return markFloats(Object.fromEntries(unwrapped), floats);
+  // Of a list with a float in it, Python's defaults have floats throughout.
+  const list = unwrapped.map(([, value]) => value);
+  return markFloats(list, floats.length > 0 ? Object.keys(list) : []);
 }
 
 /** The static side of a class with a config. `never` accepts every constructor, whatever its config type. */
@@ -39,6 +47,9 @@ export interface ConfigClass<T> {
   readonly config_defaults: object;
   readonly compatible_fields: readonly string[];
 }
+
+/** What a class makes; of one out of several classes, one out of theirs. */
+export type InstanceOf<C> = C extends { new (config?: never): infer T } ? T : never;
 
 /**
  * A class whose constructor arguments are its config, kept frozen, printed and saved as Diffusers does.
@@ -123,16 +134,16 @@ export abstract class ConfigMixin<C extends object> {
    * @throws ValueError without a config, or for a `_class_name` that is no name.
    * @throws TypeError for a field in `kwargs` that the class does not have, naming the nearest one it has.
    */
-  static from_config<T extends ConfigMixin<object>>(
-    this: ConfigClass<T>,
+  static from_config<C extends ConfigClass<ConfigMixin<object>>>(
+    this: C,
+    config: SourceLike,
+    kwargs?: LoadOptions | (LoadOptions & ConfigDict),
+  ): Promise<InstanceOf<C>>;
+  static from_config<C extends ConfigClass<ConfigMixin<object>>>(
+    this: C,
     config: ConfigDict | object,
     kwargs?: object,
-  ): T;
-  static from_config<T extends ConfigMixin<object>>(
-    this: ConfigClass<T>,
-    config: SourceLike,
-    kwargs?: object & LoadOptions,
-  ): Promise<T>;
+  ): InstanceOf<C>;
   static from_config<T extends ConfigMixin<object>>(
     this: ConfigClass<T>,
     config: object | SourceLike,
@@ -199,8 +210,6 @@ export abstract class ConfigMixin<C extends object> {
 
 function isPlainObject(value: unknown): boolean {
   if (typeof value !== "object" || value === null) return false;
-  // A source that is an object literal is none of a config's.
-  if (typeof (value as { open?: unknown }).open === "function") return false;
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null;
 }

@@ -16,48 +16,57 @@ export interface ErrorDetails {
 
 /** Base of the errors this library throws by class: a literal `code`, and details as readonly fields. */
 export abstract class DiffusersWebError extends Error {
+  /** The class's name, written out: minifiers rename classes. */
+  abstract override readonly name: string;
+  /** What the error is rebuilt by on the other side of a worker. */
   abstract readonly code: string;
   readonly details: ErrorDetails;
 
   constructor(message: string, details: ErrorDetails = {}, options?: ErrorOptions) {
     super(message, options);
-    this.name = new.target.name;
     this.details = details;
   }
 }
 
 /** A repository, folder or file that a load needs is not there, or may not be read. */
 export class ModelNotFoundError extends DiffusersWebError {
+  override readonly name = "ModelNotFoundError";
   override readonly code = "MODEL_NOT_FOUND";
 }
 
 /** A class, config field or file format that this library does not build: it is named, never ignored. */
 export class UnsupportedModelError extends DiffusersWebError {
+  override readonly name = "UnsupportedModelError";
   override readonly code = "UNSUPPORTED_MODEL";
 }
 
 /** Weights that do not fit the model that `config.json` describes: `details.tensors` names them. */
 export class WeightsMismatchError extends DiffusersWebError {
+  override readonly name = "WeightsMismatchError";
   override readonly code = "WEIGHTS_MISMATCH";
 }
 
 /** A file whose bytes are not what they should be: truncated, a header that lies, a wrong checksum. */
 export class IntegrityError extends DiffusersWebError {
+  override readonly name = "IntegrityError";
   override readonly code = "INTEGRITY";
 }
 
 /** The browser's storage has no room for what should be kept. */
 export class QuotaError extends DiffusersWebError {
+  override readonly name = "QuotaError";
   override readonly code = "QUOTA";
 }
 
 /** The device lacks what the model needs, was lost, or computes wrong. */
 export class DeviceError extends DiffusersWebError {
+  override readonly name = "DeviceError";
   override readonly code = "DEVICE";
 }
 
 /** An argument or a config value outside of what is allowed: where Python raises ValueError. */
 export class ValueError extends DiffusersWebError {
+  override readonly name = "ValueError";
   override readonly code = "VALUE";
 }
 
@@ -94,7 +103,7 @@ export function serializeError(error: unknown): SerializedError {
 /** Rebuilds an error by its `code` (ours), or by its `name` (TypeError, RangeError, a DOMException such as AbortError). */
 export function deserializeError(data: SerializedError): Error {
   let error: Error;
-  if (data.code !== undefined && data.code in classes) {
+  if (data.code !== undefined && Object.hasOwn(classes, data.code)) {
     error = new classes[data.code as keyof typeof classes](data.message, data.details);
   } else if (data.name === "AbortError" || data.name === "TimeoutError" || data.name === "QuotaExceededError") {
     return new DOMException(data.message, data.name);
@@ -110,12 +119,18 @@ export function deserializeError(data: SerializedError): Error {
   return error;
 }
 
-/** The candidate nearest to `word` by edit distance, for "did you mean" messages; undefined when none is near. */
+/**
+ * The candidate nearest to `word`, for "did you mean" messages: by edit distance, else one that begins with it.
+ *
+ * @returns undefined when none is near
+ */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
-  let best: string | undefined;
+  const lower = word.toLowerCase();
+  let best =
+    lower.length < 3 ? undefined : [...candidates].find((candidate) => candidate.toLowerCase().startsWith(lower));
   let bestDistance = Math.max(2, Math.floor(word.length / 2)) + 1;
   for (const candidate of candidates) {
-    const distance = editDistance(word.toLowerCase(), candidate.toLowerCase());
+    const distance = editDistance(lower, candidate.toLowerCase());
     if (distance < bestDistance) {
       best = candidate;
       bestDistance = distance;

@@ -90,37 +90,41 @@ function verify(files: readonly SourceFile[], name: string, { options }: Weights
   }
 }
 
-/** Says why there are no weights to load: only a pickle, another variant, or nothing at all. */
+/** Says why there are no weights to load: only another variant, only a pickle, or nothing at all. */
 async function refuse(source: Source, looked: readonly string[], request: WeightsRequest): Promise<never> {
   const { stem, className, options } = request;
-  const { variant } = options;
+  const { variant, signal } = options;
+  const missing = `${source.name} has no weights for ${className}: looked for`;
+  const details = { file: looked[0]!, className, expected: looked[0]! };
+
+  const other = variant === undefined ? "fp16" : undefined;
+  const { single, indices } = weightNames(stem, other);
+  for (const name of [single, ...indices]) {
+    if (!(await exists(source, name, signal))) continue;
+    const advice = other === undefined ? "leave { variant } out" : `pass { variant: "${other}" }`;
+    throw new ModelNotFoundError(`${missing} ${looked.join(", ")}, but it has ${name}: ${advice}.`, {
+      ...details,
+      found: name === single ? single : `${stem}-*.safetensors`,
+      field: "variant",
+    });
+  }
+
   const pickle = stem === "model" ? "pytorch_model" : stem;
   const infix = variant === undefined ? "" : `.${variant}`;
   const pickles = [`${pickle}${infix}.bin`, `${pickle}.bin.index${infix}.json`];
   for (const name of pickles) {
-    if (!(await exists(source, name, options.signal))) continue;
+    if (!(await exists(source, name, signal))) continue;
     throw new UnsupportedModelError(
-      `${source.name} has the weights of ${className} only as ${name}, a pickle, which can run code when it is read. ` +
-        "Use a repository with safetensors, or convert them in Python: model.save_pretrained(folder, safe_serialization=True).",
-      { file: name, className, found: name, expected: looked[0]! },
+      `${source.name} has the weights of ${className} only as ${name}, a pickle, which can run code when it is read. Use ` +
+        "a repository with safetensors, or convert them in Python: model.save_pretrained(folder, safe_serialization=True).",
+      { ...details, file: name, found: name },
     );
   }
-  const other = variant === undefined ? "fp16" : undefined;
-  const otherName = weightNames(stem, other).single;
-  const hasOther = await exists(source, otherName, options.signal);
-  const advice = !hasOther
-    ? "Check the name, { subfolder } and { variant }."
-    : `It has ${otherName}: ${other === undefined ? "leave { variant } out" : `pass { variant: "${other}" }`}.`;
-  throw new ModelNotFoundError(
-    `${source.name} has no weights for ${className}: looked for ${[...looked, ...pickles].join(", ")}. ${advice}`,
-    {
-      file: looked[0]!,
-      className,
-      found: hasOther ? otherName : "none of them",
-      expected: looked[0]!,
-      ...(variant === undefined ? {} : { field: "variant" }),
-    },
-  );
+  const all = [...looked, ...pickles].join(", ");
+  throw new ModelNotFoundError(`${missing} ${all}. Check the name, { subfolder } and { variant }.`, {
+    ...details,
+    found: "none of them",
+  });
 }
 
 /** Whether there is such a file, without reading it: a remote one is dropped as soon as it starts to arrive. */

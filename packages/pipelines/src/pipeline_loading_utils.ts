@@ -47,9 +47,10 @@ export async function readModelIndex(source: Source, options: LoadOptions): Prom
 /**
  * The name of the pipeline class that a model_index.json asks for.
  *
+ * @param known the classes there are; null where the caller has chosen one
  * @throws UnsupportedModelError for code in the repository, and for a class that there is not.
  */
-export function pipelineClassName(index: ConfigDict, known: readonly string[]): string {
+export function pipelineClassName(index: ConfigDict, known: readonly string[] | null): string {
   const written = index["_class_name"];
   if (typeof written !== "string") {
     const isList = Array.isArray(written);
@@ -66,7 +67,7 @@ export function pipelineClassName(index: ConfigDict, known: readonly string[]): 
     );
   }
   const name = written.replace(/^Flax/, "");
-  if (known.includes(name)) return name;
+  if (known === null || known.includes(name)) return name;
   const guess = nearest(name, known);
   throw new UnsupportedModelError(
     `${MODEL_INDEX} asks for the pipeline ${written}, which there is not (yet). There are: ${known.join(", ")}.` +
@@ -126,33 +127,33 @@ export async function loadComponents(
   wanted: readonly WantedComponent[],
   options: ComponentLoadOptions,
 ): Promise<Record<string, unknown>> {
-  const { signal, progress_callback, variant } = options;
-  // Those without weights are small, and come first: what is wrong with them shows before a long download.
-  const small = wanted.filter(({ entry }) => !entry.is_model).map((one) => ({ ...one, variant: undefined }));
-  const models = wanted.filter(({ entry }) => entry.is_model).map((one) => ({ ...one, variant }));
-  const queue: (WantedComponent & { variant: string | undefined })[] = [...small, ...models];
-  const places = new Map<string, Source>();
+  const { signal, progress_callback, device, dtype } = options;
+  const places = new Map<string, Promise<Source>>();
   const loaded: Record<string, unknown> = {};
-  let withoutVariant = 0;
+  const load = async ({ key, entry }: WantedComponent, variant?: string): Promise<void> => {
+    signal?.throwIfAborted();
+    const place = places.get(key) ?? componentSource(root, key, entry.files, options);
+    places.set(key, place);
+    const componentClass = await entry.load();
+    const modelOptions = entry.is_model ? { device, dtype, variant } : {};
+    const all = withoutUndefined({ signal, progress_callback, ...modelOptions });
+    loaded[key] = await componentClass.from_pretrained(await place, all);
+  };
   try {
-    for (let item = queue.shift(); item !== undefined; item = queue.shift()) {
-      const { key, entry } = item;
-      signal?.throwIfAborted();
-      const place = places.get(key) ?? (await componentSource(root, key, entry.files, options));
-      places.set(key, place);
-      const componentClass = await entry.load();
-      const shared = { signal, progress_callback };
-      const { device, dtype } = options;
-      const load = entry.is_model ? { ...shared, device, dtype, variant: item.variant } : shared;
+    // Those without weights are small, and come first: what is wrong with them shows before a long download.
+    await Promise.all(wanted.filter(({ entry }) => !entry.is_model).map((one) => load(one)));
+    const models = wanted.filter(({ entry }) => entry.is_model);
+    const plain: WantedComponent[] = [];
+    for (const model of models) {
       try {
-        loaded[key] = await componentClass.from_pretrained(place, withoutUndefined(load));
+        await load(model, options.variant);
       } catch (error) {
-        if (item.variant === undefined || !isVariantMissing(error)) throw error;
-        withoutVariant++;
-        if (withoutVariant === models.length) throw noVariant(root, item.variant, error);
-        queue.push({ ...item, variant: undefined });
+        if (options.variant === undefined || !isVariantMissing(error)) throw error;
+        plain.push(model);
+        if (plain.length === models.length) throw noVariant(root, options.variant, error);
       }
     }
+    for (const model of plain) await load(model);
     signal?.throwIfAborted();
     return loaded;
   } catch (error) {

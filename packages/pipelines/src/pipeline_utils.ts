@@ -1,4 +1,5 @@
 import {
+  type ConfigDict,
   ConfigMixin,
   checkOptions,
   type LoadOptions,
@@ -154,6 +155,18 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     }
   }
 
+  /** @throws ValueError when a component that a call needs was left out. */
+  protected checkParts(names: readonly string[]): void {
+    const { components } = this;
+    const missing = names.find((name) => components[name] === null);
+    if (missing === undefined) return;
+    throw new ValueError(`The pipeline was loaded without its ${missing}, which this call needs: assign one.`, {
+      field: missing,
+      found: "null",
+      expected: `a ${missing}`,
+    });
+  }
+
   /** The components by name, to build another pipeline of. @see Diffusers `DiffusionPipeline.components` */
   get components(): Record<string, Component | null> {
     const { component_names } = this.constructor as unknown as PipelineClass;
@@ -233,11 +246,8 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   ): Promise<DiffusionPipeline> {
     const source = subSource(await openSource(from, options), options.subfolder);
     const index = await readModelIndex(source, options);
-    const { registry } = DiffusionPipeline;
-    const cls =
-      this === DiffusionPipeline
-        ? await registry[pipelineClassName(index, Object.keys(registry))]!()
-        : (this as PipelineClass);
+    // biome-ignore lint/complexity/noThisInStatic: the class that it is called on.
+    const cls = await chosenClass(this, index);
     const { component_names, optional_components, unused_components, init_options, name } = cls;
     checkOptions(`${name}.from_pretrained`, options, [...loadOptionNames, ...component_names, ...init_options]);
 
@@ -303,6 +313,17 @@ const loadOptionNames = [
   "device",
   "dtype",
 ];
+
+/** The class that `from_pretrained` was called on, or on the base class the one that model_index.json names. */
+async function chosenClass(
+  called: PipelineClass | typeof DiffusionPipeline,
+  index: ConfigDict,
+): Promise<PipelineClass> {
+  const { registry } = DiffusionPipeline;
+  const isBase = called === DiffusionPipeline;
+  const className = pipelineClassName(index, isBase ? Object.keys(registry) : null);
+  return isBase ? registry[className]!() : (called as PipelineClass);
+}
 
 function isNullPair(value: unknown): boolean {
   return value === undefined || value === null || (Array.isArray(value) && value[0] === null);

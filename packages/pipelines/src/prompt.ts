@@ -91,8 +91,9 @@ export async function encode_prompt(parts: TextEncoding, options: EncodePromptOp
     num_images_per_prompt === 1 ? embeds : embeds.repeat_interleave(num_images_per_prompt, 0);
   return {
     prompt_embeds: repeat(prompt_embeds),
-    negative_prompt_embeds:
-      do_classifier_free_guidance || negative_prompt_embeds !== undefined ? repeat(negative_prompt_embeds!) : null,
+    negative_prompt_embeds: do_classifier_free_guidance
+      ? repeat(negative_prompt_embeds!)
+      : (negative_prompt_embeds ?? null),
   };
 }
 

@@ -239,14 +239,17 @@ export class CLIPTokenizer {
       return text === undefined ? undefined : (parseConfig(text, file, source.name) as FileObject);
     };
     const { added_tokens_decoder, ...settings } = (await read("tokenizer_config.json")) ?? {};
-    let added = (added_tokens_decoder ?? {}) as Record<number, AddedToken>;
-    let special: FileObject = {};
-    const fast = await read("tokenizer.json");
-    if (added_tokens_decoder === undefined) {
-      // Older files: later ones win, as in transformers.
-      special = (await read("special_tokens_map.json")) ?? {};
-      added = { ...added };
-      for (const [content, id] of Object.entries((await read("added_tokens.json")) ?? {})) {
+    const isOld = added_tokens_decoder === undefined;
+    const readOld = async (file: string): Promise<FileObject> => (isOld ? ((await read(file)) ?? {}) : {});
+    const [fast, special, addedIds] = await Promise.all([
+      read("tokenizer.json"),
+      readOld("special_tokens_map.json"),
+      readOld("added_tokens.json"),
+    ]);
+    const added = { ...(added_tokens_decoder as Record<number, AddedToken> | undefined) };
+    if (isOld) {
+      // Later ones win, as in transformers.
+      for (const [content, id] of Object.entries(addedIds)) {
         const isSpecial = Object.values({ ...settings, ...special }).some((token) => isToken(token, content));
         added[id as number] = { content, normalized: !isSpecial, special: isSpecial };
       }

@@ -1,5 +1,5 @@
 import { type Source, type SourceFile, Tensor } from "@diffusers-web/core";
-import { type DeviceInfo, type DeviceRequest, getDevice, type ModelMixin } from "@diffusers-web/models";
+import { type DeviceInfo, getDevice, UNet2DModel } from "@diffusers-web/models";
 import { GraphBuilder, type Value } from "../../../packages/models/src/graph/builder.ts";
 import type { BuiltGraph } from "../../../packages/models/src/graph/types.ts";
 import type { Device } from "../../../packages/models/src/runtime/device.ts";
@@ -24,23 +24,12 @@ export const tasks = {
     return relativeError(outputs[1]!, outputs[0]!);
   },
 
-  /** Loads a model, calls it, and says what it gave. */
-  async model(options: ModelCall): Promise<ModelResult> {
-    const opened = await openModel(options);
-    const result = await callModel(opened.model, options);
-    await opened.model.dispose();
-    return { ...result, ...opened.counts() };
-  },
-
-  /** Builds every graph of a model again, for an engine that may not leave the GPU. Fails when one of them would. */
-  async staysOnGpu(options: ModelCall): Promise<number> {
-    const { model } = await openModel(options);
-    const graphs = recordGraphs(model);
-    await callModel(model, options);
-    const device = await getDevice(options.device, "fp32");
-    for (const graph of graphs) await (await createSession(graph, device, { forbidCpuNodes: true })).dispose();
-    await model.dispose();
-    return graphs.length;
+  /** Calls a UNet2DModel whose weights are read from Blobs as the engine asks for them. Workers only. */
+  async modelFromBlobs({ folder, dims, timestep }: BlobModelCall): Promise<BlobModelResult> {
+    const source = new BlobSource(new URL(`/${folder}/`, location.href).href);
+    await using model = await UNet2DModel.from_pretrained(source, { device: "webgpu", dtype: "fp32" });
+    const { sample } = await model(Tensor.ones(dims), timestep);
+    return { device: model.device, data: [...sample.data], ...source.counts };
   },
 
   /** The error of creating a session that may not leave the GPU with an operator that has no kernel there. */
@@ -94,70 +83,20 @@ export const tasks = {
 
 export type TaskName = keyof typeof tasks;
 
-/** A model to load and what to call it with. */
-export interface ModelCall {
-  readonly className: "UNet2DModel" | "UNet2DConditionModel" | "AutoencoderKL" | "CLIPTextModel";
+export interface BlobModelCall {
   /** Below the server's root. */
   readonly folder: string;
-  readonly device: DeviceRequest;
-  /** `forward` by default. */
-  readonly method?: string;
-  readonly inputs: readonly PlainInput[];
-  /** The output's field. */
-  readonly output: string;
-  /** Reads the weights from Blobs, synchronously, instead of from memory. Workers only. */
-  readonly blobs?: boolean;
-}
-
-/** A number, or the dims of a tensor with its values or with the seed that makes them. */
-export type PlainInput =
-  | number
-  | { readonly type: "float32" | "int64"; readonly dims: readonly number[]; readonly data: readonly number[] };
-
-export interface ModelResult {
-  readonly device: string;
+  /** Of the sample, which is all ones. */
   readonly dims: readonly number[];
+  readonly timestep: number;
+}
+
+export interface BlobModelResult {
+  readonly device: string;
   readonly data: readonly number[];
-  /** Of synchronous reads of Blobs. */
-  readonly reads?: number;
-  readonly readBytes?: number;
-  readonly largestRead?: number;
-}
-
-type AnyModel = ModelMixin<object> & Record<string, (...args: unknown[]) => Promise<Record<string, Tensor>>>;
-
-async function openModel(call: ModelCall): Promise<{ model: AnyModel; counts: () => Partial<ModelResult> }> {
-  const models = (await import("@diffusers-web/models")) as unknown as Record<string, typeof ModelMixin>;
-  const url = new URL(`/${call.folder}/`, location.href).href;
-  const blobs = call.blobs === true ? new BlobSource(url) : undefined;
-  const load = models[call.className]!.from_pretrained as (source: unknown, options: object) => Promise<AnyModel>;
-  const model = await load.call(models[call.className], blobs ?? url, { device: call.device, dtype: "fp32" });
-  return { model, counts: () => (blobs === undefined ? {} : { ...blobs.counts }) };
-}
-
-async function callModel(model: AnyModel, { method = "forward", inputs, output }: ModelCall): Promise<ModelResult> {
-  const values = inputs.map((input) => {
-    if (typeof input === "number") return input;
-    const { type, dims, data } = input;
-    return type === "int64" ? new Tensor("int64", data.map(BigInt), dims) : new Tensor("float32", [...data], dims);
-  });
-  const { dims, data } = (await model[method]!(...values))[output]!;
-  return { device: model.device, dims, data: [...data] };
-}
-
-/** The graphs that a model makes from now on. */
-function recordGraphs(model: AnyModel): BuiltGraph[] {
-  const graphs: BuiltGraph[] = [];
-  const session = model["session"]!.bind(model) as unknown as (...args: unknown[]) => unknown;
-  const recording = (name: string, dims: unknown, build: (g: GraphBuilder) => void): unknown => {
-    const recorded = (g: GraphBuilder): void => {
-      build(g);
-      graphs.push(g.build());
-    };
-    return session(name, dims, recorded);
-  };
-  (model as unknown as { session: unknown }).session = recording;
-  return graphs;
+  readonly reads: number;
+  readonly readBytes: number;
+  readonly largestRead: number;
 }
 
 /** Files as Blobs, as a browser's storage gives them: nothing but what is asked for comes into memory. */

@@ -15,7 +15,7 @@ export async function openFolder(path: string): Promise<Source | undefined> {
   const { join } = await nodeImport<typeof import("node:path")>("node:path");
   const folder = path.startsWith("file:") ? fileURLToPath(path) : path;
   if (!fs.statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
-    if (!/^(\.{0,2}\/|file:|[a-zA-Z]:\\)/.test(path)) return undefined;
+    if (!/^(\.{0,2}[\\/]|file:|[a-zA-Z]:[\\/])/.test(path)) return undefined;
     throw new ModelNotFoundError(
       `There is no folder ${path}. Give a folder in the Diffusers layout, a URL or a hub id.`,
       {

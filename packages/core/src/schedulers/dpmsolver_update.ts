@@ -1,5 +1,7 @@
-import { unknownValue } from "./checks.ts";
+import type { Tensor } from "../tensor.ts";
+import { checkSample, unknownValue } from "./checks.ts";
 import { exp32, log32, sqrt32 } from "./float32.ts";
+import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
 /** What DPM-Solver integrates: the noise ("dpmsolver") or the data ("dpmsolver++") prediction, as an ODE or an SDE. */
 export type DPMAlgorithmType = "dpmsolver" | "dpmsolver++" | "sde-dpmsolver" | "sde-dpmsolver++";
@@ -139,13 +141,47 @@ export function dpmSolverUpdate(
   return prev;
 }
 
+/** The config fields that say what a model's output is, and what the algorithm makes of it. */
+export interface DPMPredictionConfig extends ThresholdingConfig {
+  readonly algorithm_type: string;
+  readonly prediction_type: string;
+  readonly variance_type: string | null;
+}
+
 /**
- * The data prediction x_0 of a model's output.
+ * The data or noise prediction that the algorithm integrates, of a model's output.
  *
- * @param sigma_flow the sigma that "flow_prediction" goes by
- * @throws ValueError for an unknown `prediction_type`.
+ * @param model_output `[batch, channels, ...]`; of three channels and a variance where `variance_type` is "learned"
+ * @param level the noise level of `sample`, which "flow_prediction" knows as `sigma`
+ * @throws ValueError for an unknown `prediction_type`, or shapes that do not fit.
  */
-export function toDataPrediction(
+export function convertModelOutput(
+  where: string,
+  config: Readonly<DPMPredictionConfig>,
+  model_output: Tensor,
+  sample: Tensor,
+  level: NoiseLevel,
+  sigma: number,
+): Float32Array {
+  const { prediction_type, variance_type, thresholding } = config;
+  const learned = variance_type === "learned" || variance_type === "learned_range";
+  const output = prediction_type === "epsilon" && learned ? model_output.slice(null, [0, 3]) : model_output;
+  checkSample(`${where}.step`, output, sample);
+  const batch = sample.dims[0] ?? 1;
+  if (config.algorithm_type.endsWith("++")) {
+    const x0 = toDataPrediction(where, prediction_type, output.data, sample.data, level, sigma);
+    if (thresholding) thresholdSample(x0, batch, config);
+    return x0;
+  }
+  const epsilon = toNoisePrediction(where, prediction_type, output.data, sample.data, level);
+  if (!thresholding) return epsilon;
+  const x0 = toDataPrediction(where, "epsilon", epsilon, sample.data, level, sigma);
+  thresholdSample(x0, batch, config);
+  return toNoisePrediction(where, "sample", x0, sample.data, level);
+}
+
+/** The data prediction x_0 of a model's output. @throws ValueError for an unknown `prediction_type`. */
+function toDataPrediction(
   where: string,
   prediction_type: string,
   output: Float32Array,
@@ -169,7 +205,7 @@ export function toDataPrediction(
 }
 
 /** The noise prediction of a model's output. @throws ValueError for an unknown `prediction_type`. */
-export function toNoisePrediction(
+function toNoisePrediction(
   where: string,
   prediction_type: string,
   output: Float32Array,

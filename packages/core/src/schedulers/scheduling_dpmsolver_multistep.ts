@@ -2,14 +2,13 @@ import { type ConfigDict, configDefaults, float } from "../configuration_utils.t
 import { checkOptions, UnsupportedModelError, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
-import { checkSample, checkSteps, checkTensor, entry, stepsNotSet, unknownValue } from "./checks.ts";
+import { checkSteps, checkTensor, entry, stepsNotSet, unknownValue } from "./checks.ts";
 import {
+  convertModelOutput,
   type DPMAlgorithmType,
   type DPMSolverType,
   dpmSolverUpdate,
   type NoiseLevel,
-  toDataPrediction,
-  toNoisePrediction,
 } from "./dpmsolver_update.ts";
 import { log32, mixPerSample, sqrt32 } from "./float32.ts";
 import {
@@ -43,7 +42,7 @@ import {
 } from "./sigmas.ts";
 import { leadingTimesteps, linspaceTimesteps, roundHalfEven, trailingTimesteps } from "./spacing.ts";
 import { checkSigmaConfig, indexForTimestep, type SigmaConfig } from "./step_index.ts";
-import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
+import type { ThresholdingConfig } from "./thresholding.ts";
 
 /** Config of {@link DPMSolverMultistepScheduler}. */
 export interface DPMSolverMultistepSchedulerConfig extends BetaConfig, ThresholdingConfig, SigmaConfig {
@@ -329,28 +328,6 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
     return { alpha, sigma: Math.fround(sigma * alpha) };
   }
 
-  /** The data or noise prediction that the algorithm integrates, of the model's output at the step's noise level. */
-  private convertModelOutput(model_output: Tensor, sample: Tensor, index: number): Float32Array {
-    const { prediction_type, variance_type, thresholding } = this.config;
-    let output = model_output;
-    if (prediction_type === "epsilon" && (variance_type === "learned" || variance_type === "learned_range")) {
-      output = model_output.slice(null, [0, 3]);
-    }
-    checkSample(`${NAME}.step`, output, sample);
-    const level = this.level(index);
-    if (this.config.algorithm_type.endsWith("++")) {
-      const sigma = entry(this.sigmas, index, NAME, "step");
-      const converted = toDataPrediction(NAME, prediction_type, output.data, sample.data, level, sigma);
-      if (thresholding) thresholdSample(converted, sample.dims[0] ?? 1, this.config);
-      return converted;
-    }
-    const epsilon = toNoisePrediction(NAME, prediction_type, output.data, sample.data, level);
-    if (!thresholding) return epsilon;
-    const x0 = toDataPrediction(NAME, "epsilon", epsilon, sample.data, level, Number.NaN);
-    thresholdSample(x0, sample.dims[0] ?? 1, this.config);
-    return toNoisePrediction(NAME, "sample", x0, sample.data, level);
-  }
-
   /**
    * Predicts the sample of the timestep before, of as high an order as there are outputs, up to `solver_order`.
    *
@@ -371,7 +348,8 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
     const { solver_order, lower_order_final, euler_at_final, final_sigmas_type, solver_type } = this.config;
     const algorithm_type = this.config.algorithm_type as DPMAlgorithmType;
     const index = this.stepIndex ?? this.beginIndex ?? this.index_for_timestep(timestep);
-    const m0 = this.convertModelOutput(model_output, sample, index);
+    const sigma = entry(this.sigmas, index, NAME, "step");
+    const m0 = convertModelOutput(NAME, this.config, model_output, sample, this.splitSigma(sigma), sigma);
 
     // Lower orders at the end keep few steps stable.
     const count = this.timesteps.length;

@@ -99,7 +99,7 @@ export interface SchedulerClass<T extends SchedulerMixin<BaseSchedulerConfig> = 
   readonly compatible_classes: readonly string[];
   readonly step_options: readonly string[];
   readonly set_timesteps_options: readonly string[];
-  from_config(config: object, kwargs?: object): T;
+  readonly from_config: typeof ConfigMixin.from_config;
   from_pretrained(source: SourceLike, options?: LoadOptions & object): Promise<T>;
 }
 

@@ -1,10 +1,4 @@
-import {
-  checkOptions,
-  configDefaults,
-  type RandnTensorOptions,
-  type Tensor,
-  ValueError,
-} from "@diffusers-web/core";
+import { checkOptions, configDefaults, type RandnTensorOptions, type Tensor, ValueError } from "@diffusers-web/core";
 import { checkLength, checkValue } from "../config_checks.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
 import { checkActivation } from "../layers/activations.ts";

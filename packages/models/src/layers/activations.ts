@@ -58,17 +58,17 @@ const families = { diffusers: diffusersActivations, transformers: transformersAc
  * @throws UnsupportedModelError naming the class and the field.
  */
 export function checkActivation(
-  name: string | null | undefined,
+  name: string,
   className: string,
   field: string,
   family: "diffusers" | "transformers" = "diffusers",
 ): void {
-  if (name === null || name === undefined || name.toLowerCase() in families[family]) return;
+  if (typeof name === "string" && Object.hasOwn(families[family], name.toLowerCase())) return;
   const known = Object.keys(families[family]).join(", ");
   throw new UnsupportedModelError(`${className} has \`${field}\`: "${name}", which is not built. Known: ${known}.`, {
     className,
     field,
-    found: name,
+    found: String(name),
     expected: known,
   });
 }

@@ -1,3 +1,4 @@
+import { ValueError } from "@diffusers-web/core";
 import type { GraphBuilder } from "../graph/builder.ts";
 import { type FeatureMap, mapDims } from "./layout.ts";
 
@@ -30,6 +31,12 @@ export function conv2d(
     height: Math.floor((x.height + top + bottom - kernel) / stride) + 1,
     width: Math.floor((x.width + left + right - kernel) / stride) + 1,
   };
+  if (size.height < 1 || size.width < 1) {
+    throw new ValueError(
+      `The sample is too small: at ${name} it has shrunk to ${x.height}x${x.width} (height x width). Use a larger one.`,
+      { found: `${x.height}x${x.width}`, expected: `at least ${kernel - top - bottom}x${kernel - left - right}` },
+    );
+  }
   const weight = g.weight(`${name}.weight`, [out, x.channels, kernel, kernel]);
   const bias = g.weight(`${name}.bias`, [out]);
   const attributes = {

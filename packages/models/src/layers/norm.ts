@@ -1,3 +1,4 @@
+import { ValueError } from "@diffusers-web/core";
 import { float, type GraphBuilder, microsoft, type Value } from "../graph/builder.ts";
 import { activation, isSilu } from "./activations.ts";
 import { channelDims, type FeatureMap, type Tokens } from "./layout.ts";
@@ -15,6 +16,13 @@ export interface GroupNormOptions {
 /** Normalises each group of channels, then scales and shifts each channel; optionally adds before and activates after. */
 export function groupNorm(g: GraphBuilder, x: FeatureMap, name: string, options: GroupNormOptions): FeatureMap {
   const act = options.activation;
+  if (x.channels % options.groups !== 0) {
+    throw new ValueError(`${name}: ${x.channels} channels do not divide into \`norm_num_groups\` ${options.groups}.`, {
+      field: "norm_num_groups",
+      found: `${options.groups} groups`,
+      expected: `a divisor of ${x.channels}`,
+    });
+  }
   if (!(g.target.layout === "nhwc" && g.target.fused.groupNorm)) {
     const value = plainGroupNorm(g, x, name, options);
     return { ...x, value: act === undefined ? value : activation(g, value, act) };

@@ -55,6 +55,9 @@ export function softwareName({ info }: GPUAdapter): string | undefined {
   return known ?? (info.isFallbackAdapter ? (names[0] ?? "fallback adapter") : undefined);
 }
 
+/** What the self-check found wrong, by adapter, features, element type and kernels: looked at once. */
+const findings = new Map<string, Promise<Map<CheckedKernel, string>>>();
+
 /** A GPUDevice of our own, whose numbers were checked. */
 export class Gpu {
   /** Why the device is gone, once it is. */
@@ -63,9 +66,11 @@ export class Gpu {
   dropped: readonly Dropped[] = [];
   readonly limits: Readonly<Record<string, number>>;
   private readonly waiting = new Set<(error: DeviceError) => void>();
-  private readonly findings = new Map<string, Promise<Map<CheckedKernel, string>>>();
 
-  private constructor(readonly device: GPUDevice) {
+  private constructor(
+    readonly device: GPUDevice,
+    private readonly info: GPUAdapterInfo,
+  ) {
     this.limits = Object.fromEntries(wantedLimits.map((name) => [name, device.limits[name]]));
     void device.lost.then(({ message, reason }) => {
       const text = message === "" ? reason : `${reason}: ${message}`;
@@ -104,7 +109,7 @@ export class Gpu {
         requiredFeatures: wanted.filter((feature) => adapter.features.has(feature)),
         requiredLimits: Object.fromEntries(wantedLimits.map((name) => [name, adapter.limits[name]])),
       });
-      return new Gpu(device);
+      return new Gpu(device, adapter.info);
     } catch (cause) {
       throw new DeviceError(`The GPU gave no device: ${(cause as Error).message}`, {}, { cause });
     }
@@ -135,11 +140,17 @@ export class Gpu {
   }
 
   private find(dtype: Target["dtype"], kernels: readonly CheckedKernel[]): Promise<Map<CheckedKernel, string>> {
-    const key = `${dtype} ${kernels}`;
-    let finding = this.findings.get(key);
+    const { vendor, architecture, device, description } = this.info;
+    const key = JSON.stringify([vendor, architecture, device, description, [...this.device.features], dtype, kernels]);
+    let finding = findings.get(key);
     if (finding === undefined) {
-      finding = selfCheck(this.runOnce, dtype, kernels);
-      this.findings.set(key, finding);
+      finding = selfCheck(this.runOnce, dtype, kernels).then((wrong) => {
+        // Not the kernels' fault.
+        if (this.lost !== undefined) throw this.lost;
+        return wrong;
+      });
+      findings.set(key, finding);
+      finding.catch(() => findings.delete(key));
     }
     return finding;
   }

@@ -286,7 +286,9 @@ const masked = -10000;
 
 /** A token looks at itself and what stands before it: `[1, 1, length, length]`. */
 function causalMask(g: GraphBuilder, length: number): Value {
-  const bias = Float32Array.from({ length: length * length }, (_, i) => (i % length <= i / length ? 0 : masked));
+  const bias = Float32Array.from({ length: length * length }, (_, i) =>
+    i % length <= Math.floor(i / length) ? 0 : masked,
+  );
   return g.constant(bias, [1, 1, length, length]);
 }
 

@@ -157,8 +157,10 @@ export function checkUNet2DConditionConfig(config: Readonly<UNet2DConditionModel
   checkLists(config);
 
   checkActivation(config.act_fn, name, "act_fn");
-  checkActivation(config.time_embedding_act_fn, name, "time_embedding_act_fn");
-  checkActivation(config.timestep_post_act, name, "timestep_post_act");
+  for (const field of ["time_embedding_act_fn", "timestep_post_act"] as const) {
+    const value = config[field];
+    if (value !== null) checkActivation(value, name, field);
+  }
   checkValue(name, "resnet_time_scale_shift", config.resnet_time_scale_shift, ["default", "scale_shift"]);
   checkValue(name, "time_embedding_type", config.time_embedding_type, ["positional", "fourier"]);
   checkValue(name, "class_embed_type", config.class_embed_type, [
@@ -170,8 +172,8 @@ export function checkUNet2DConditionConfig(config: Readonly<UNet2DConditionModel
   ]);
   checkValue(name, "encoder_hid_dim_type", config.encoder_hid_dim_type, [null, "text_proj"]);
   checkValue(name, "addition_embed_type", config.addition_embed_type, [null, "text_time"]);
-  checkValue(name, "attention_type", config.attention_type, ["default"]);
-  checkValue(name, "dual_cross_attention", config.dual_cross_attention, [false]);
+  checkValue(name, "attention_type", config.attention_type, ["default", null]);
+  checkValue(name, "dual_cross_attention", config.dual_cross_attention, [false, null]);
   // Blocks without normalisation groups are not built.
   if (config.norm_num_groups === null) checkValue(name, "norm_num_groups", null, ["a number"]);
   checkDependencies(config);

@@ -72,6 +72,7 @@ export class DDIMPipeline extends DiffusionPipeline {
       console.warn(`\`eta\` is ${eta}, outside of 0 (DDIM) to 1 (DDPM): the pictures may not be what you expect.`);
     }
     const { unet, scheduler } = this;
+    this.checkParts(["unet", "scheduler"]);
 
     // Gaussian noise to begin with
     let image = randn_tensor(sampleShape(unet, batch_size), { generator });

@@ -67,6 +67,7 @@ export class DDPMPipeline extends DiffusionPipeline {
     checkReturnDict(options.return_dict);
     checkGenerator(generator, batch_size);
     const { unet, scheduler } = this;
+    this.checkParts(["unet", "scheduler"]);
 
     // Gaussian noise to begin with
     let image = randn_tensor(sampleShape(unet, batch_size), { generator });

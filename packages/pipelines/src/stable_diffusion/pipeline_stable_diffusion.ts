@@ -1,4 +1,4 @@
-import { Generator, randn_tensor, Tensor, ValueError } from "@diffusers-web/core";
+import { Generator, randn_tensor, Tensor, UnsupportedModelError, ValueError } from "@diffusers-web/core";
 import type { AutoencoderKL, CLIPTextModel, UNet2DConditionModel } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
 import { checkGenerator, checkTensor, replaced } from "../checks.ts";
@@ -83,6 +83,14 @@ export class StableDiffusionPipeline extends DiffusionPipeline {
   constructor(parts: StableDiffusionParts) {
     super();
     const { vae, text_encoder, tokenizer, unet, scheduler, requires_safety_checker = true } = parts;
+    for (const name of ["safety_checker", "feature_extractor", "image_encoder"] as const) {
+      if (parts[name] == null) continue;
+      throw new UnsupportedModelError(`A \`${name}\` is not built yet: pass null, or leave it out.`, {
+        className: "StableDiffusionPipeline",
+        field: name,
+        expected: "null",
+      });
+    }
     updateOldConfigs(scheduler, unet);
     if (requires_safety_checker) {
       console.warn(
@@ -132,6 +140,7 @@ export class StableDiffusionPipeline extends DiffusionPipeline {
     const { guidance_scale = 7.5, guidance_rescale = 0, num_images_per_prompt = 1, eta = 0 } = options;
     const { output_type = "image", callback_on_step_end_tensor_inputs = ["latents"] } = options;
     const { unet, scheduler } = this;
+    this.checkParts(output_type === "latent" ? ["unet", "scheduler"] : ["unet", "scheduler", "vae"]);
 
     // 0. and 1. default size, and what is wrong with the call
     const [height, width] = this.size(options);

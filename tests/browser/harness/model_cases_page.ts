@@ -1,0 +1,68 @@
+import type { ModelMixin } from "@diffusers-web/models";
+import type { GraphBuilder } from "../../../packages/models/src/graph/builder.ts";
+import type { BuiltGraph, FusedKernels } from "../../../packages/models/src/graph/types.ts";
+import { type Device, getDevice } from "../../../packages/models/src/runtime/device.ts";
+import { createSession } from "../../../packages/models/src/runtime/session.ts";
+import { type ModelCase, runCase, type TensorShape } from "../../models/cases.ts";
+
+/** Outputs by name. */
+export type CaseOutputs = Record<string, { dims: readonly number[]; data: number[] }>;
+
+declare global {
+  interface Window {
+    /**
+     * Runs a case, and creates every graph of its model again in an engine that may not leave the GPU.
+     *
+     * @param isPlain whether to lower to ONNX's own operators in place of the engine's fused ones
+     */
+    runModelCase(name: string, isPlain: boolean): Promise<CaseOutputs>;
+  }
+}
+
+const fixtures = "/tests/fixtures/models";
+const cases = (await (await fetch(`${fixtures}/cases.json`)).json()) as ModelCase[];
+const compressed = await (await fetch(`${fixtures}/shapes.json.gz`)).blob();
+const shapes = (await readJson(compressed)) as Record<string, TensorShape[]>;
+
+/** A server may send a `.gz` file as an encoded response, which then arrives unpacked. */
+async function readJson(blob: Blob): Promise<unknown> {
+  const [first] = new Uint8Array(await blob.slice(0, 1).arrayBuffer());
+  const stream = first === 0x1f ? blob.stream().pipeThrough(new DecompressionStream("gzip")) : blob.stream();
+  return new Response(stream).json();
+}
+
+window.runModelCase = async (name, isPlain) => {
+  const one = cases.find((candidate) => candidate.name === name)!;
+  const graphs: BuiltGraph[] = [];
+  const outputs = await runCase(one, shapes[name]!, { device: "webgpu", dtype: "fp32" }, (model) => {
+    record(model, graphs);
+    if (isPlain) lowerPlainly(model);
+  });
+  const device = await getDevice("webgpu", "fp32");
+  for (const graph of graphs) await (await createSession(graph, device, { forbidCpuNodes: true })).dispose();
+  return Object.fromEntries(
+    Object.entries(outputs).map(([label, { dims, data }]) => [label, { dims, data: Array.from(data) }]),
+  );
+};
+
+/** Keeps the graphs that a model builds. */
+function record(model: ModelMixin<object>, graphs: BuiltGraph[]): void {
+  type Session = (name: string, dims: unknown, build: (g: GraphBuilder) => void) => unknown;
+  const inner = model as unknown as { session: Session };
+  const session = inner.session.bind(model);
+  inner.session = (name, dims, build) =>
+    session(name, dims, (g) => {
+      build(g);
+      graphs.push(g.build());
+    });
+}
+
+/** Pretends that the device's fused kernels all failed their check. */
+function lowerPlainly(model: ModelMixin<object>): void {
+  const { loaded } = model as unknown as { loaded: { device: Device } };
+  const { target } = loaded.device;
+  const fused = Object.fromEntries(
+    Object.keys(target.fused).map((kernel) => [kernel, false]),
+  ) as unknown as FusedKernels;
+  loaded.device = { ...loaded.device, target: { ...target, fused } };
+}

@@ -1,0 +1,118 @@
+import { AutoencoderKL, CLIPTextModel, UNet2DConditionModel, UNet2DModel } from "@diffusers-web/models";
+import { describe, expect, it } from "vitest";
+import { GraphBuilder } from "../../packages/models/src/graph/builder.ts";
+import type { BuiltGraph, Target, WeightSource } from "../../packages/models/src/graph/types.ts";
+import { architectures } from "./cases_node.ts";
+import { onnxNodes } from "./onnx.ts";
+
+const fused = { attention: true, groupNorm: true, biasSplitGelu: true, quickGelu: true, skipLayerNorm: true };
+const targets = {
+  webgpu: { layout: "nhwc", dtype: "float32", fused },
+  webgpuHalf: { layout: "nhwc", dtype: "float16", fused },
+  wasm: { layout: "nchw", dtype: "float32", fused: { ...fused, groupNorm: false, biasSplitGelu: false } },
+} as const satisfies Record<string, Target>;
+const classes = { UNet2DConditionModel, UNet2DModel, AutoencoderKL, CLIPTextModel };
+
+/** Weights of the given shapes, all zero. */
+function shapesOnly(shapes: Readonly<Record<string, readonly number[]>>): WeightSource {
+  return {
+    file: "model.safetensors",
+    names: () => Object.keys(shapes),
+    shape: (name) => shapes[name],
+    dtype: () => "F32",
+    read: (name) => new Uint8Array(shapes[name]!.reduce((product, dim) => product * dim, 4)),
+  };
+}
+
+/** The graphs that a well-known checkpoint's model is checked with when it is loaded, or its one graph for `dims`. */
+function build(name: string, target: Target, dims?: unknown): { graphs: BuiltGraph[]; used: Set<string>; ms: number } {
+  const { className, config, shapes } = architectures[name]!;
+  const cls = classes[className as keyof typeof classes];
+  const model = cls.from_config(cls.prepare_config(config)) as unknown as {
+    check(build: (emit: (g: GraphBuilder) => void) => void): void;
+    build(g: GraphBuilder, dims: unknown): void;
+  };
+  const graphs: BuiltGraph[] = [];
+  const used = new Set<string>();
+  const weights = shapesOnly(shapes);
+  const start = performance.now();
+  const emitted = (emit: (g: GraphBuilder) => void): void => {
+    const g = new GraphBuilder(weights, target);
+    emit(g);
+    graphs.push(g.build());
+    for (const one of g.used) used.add(one);
+  };
+  if (dims === undefined) model.check(emitted);
+  else emitted((g) => model.build(g, dims));
+  return { graphs, used, ms: performance.now() - start };
+}
+
+const sd15 = { sample: [2, 4, 64, 64], time_proj: [2, 320], encoder_hidden_states: [2, 77, 768] };
+const emoji = { sample: [2, 4, 16, 16], time_proj: [2, 64], encoder_hidden_states: [2, 24, 128] };
+
+describe("the graphs of well-known checkpoints", () => {
+  it.each(Object.keys(architectures))("%s: the weights are exactly its state dict", (name) => {
+    const { shapes } = architectures[name]!;
+    for (const target of Object.values(targets)) {
+      const { graphs, used } = build(name, target);
+      expect([...used].sort()).toEqual(Object.keys(shapes).sort());
+      const external = graphs.flatMap((graph) => graph.external);
+      for (const { name: weight, byteLength } of external) {
+        const elements = shapes[weight]!.reduce((product, dim) => product * dim, 1);
+        // An autoencoder with `force_upcast` is float32 on any device.
+        const isHalf = target.dtype === "float16" && !name.endsWith("vae");
+        expect(byteLength).toBe(elements * (isHalf ? 2 : 4));
+      }
+      // Every tensor is external data of one graph or another.
+      expect(new Set(external.map((one) => one.name)).size).toBe(used.size);
+    }
+  });
+
+  it.each([...Object.keys(architectures)])("%s on WebGPU: channels last from end to end", (name) => {
+    for (const { bytes, inputs, outputs } of build(name, targets.webgpu).graphs) {
+      const nodes = onnxNodes(bytes);
+      const maps = [...inputs, ...outputs].filter((io) => io.dims.length === 4);
+      expect(nodes.filter((node) => node.type === "Transpose").length).toBe(maps.length);
+      // Kernels that are on the GPU and right (shared/webgpu-graph.md); no arithmetic on shapes.
+      const known = [
+        ...["Transpose", "Conv", "Gemm", "GroupNorm", "SkipGroupNorm", "LayerNormalization", "SkipLayerNormalization"],
+        ...["MultiHeadAttention", "BiasSplitGelu", "QuickGelu", "Gelu", "Add", "Concat", "Resize", "Reshape", "Gather"],
+        "Identity",
+      ];
+      expect([...new Set(nodes.map((node) => node.type))].filter((type) => !known.includes(type))).toEqual([]);
+      for (const node of nodes) expect(node.domain === "com.ms.internal.nhwc").toBe(node.type === "Conv");
+      // A residual addition is part of the normalisation that reads it, wherever one does.
+      const sums = new Set(nodes.filter((node) => node.type === "Add").flatMap((node) => node.outputs));
+      expect(nodes.filter((node) => node.type.endsWith("Norm") && sums.has(node.inputs[0]!))).toEqual([]);
+    }
+  });
+
+  it("nodes come after what they read", () => {
+    for (const target of Object.values(targets)) {
+      const [graph] = build("sd15/unet", target, sd15).graphs;
+      const nodes = onnxNodes(graph!.bytes);
+      const made = new Set(nodes.flatMap((node) => node.outputs));
+      const seen = new Set<string>();
+      for (const node of nodes) {
+        expect(node.inputs.filter((input) => made.has(input) && !seen.has(input))).toEqual([]);
+        for (const output of node.outputs) seen.add(output);
+      }
+    }
+  });
+});
+
+describe("the cost of a graph", () => {
+  // Loaded machines are several times slower than idle ones: the fastest of a few builds tells.
+  const fastest = (name: string, dims: unknown): number =>
+    Math.min(...Array.from({ length: 5 }, () => build(name, targets.webgpu, dims).ms));
+
+  it("Stable Diffusion 1.5's UNet: at most 850 nodes, under 300 ms", () => {
+    const [graph] = build("sd15/unet", targets.webgpu, sd15).graphs;
+    expect(graph!.nodeCount).toBeLessThanOrEqual(850);
+    expect(fastest("sd15/unet", sd15)).toBeLessThan(300);
+  });
+
+  it("the embedded UNet: under 100 ms", () => {
+    expect(fastest("emoji/unet", emoji)).toBeLessThan(100);
+  });
+});

@@ -1,0 +1,63 @@
+import type { ModelMixin } from "@diffusers-web/models";
+import { describe, expect, it } from "vitest";
+import type { FusedKernels, Target } from "../../packages/models/src/graph/types.ts";
+import { compare } from "../support/allclose.ts";
+import { fixtureTensors } from "../support/fixtures.ts";
+import { runCase } from "./cases.ts";
+import { caseShapes, modelCases } from "./cases_node.ts";
+
+const expected = fixtureTensors("models/expected.safetensors");
+const all: FusedKernels = {
+  attention: true,
+  groupNorm: false,
+  biasSplitGelu: false,
+  quickGelu: true,
+  skipLayerNorm: true,
+};
+const plain: FusedKernels = {
+  attention: false,
+  groupNorm: false,
+  biasSplitGelu: false,
+  quickGelu: false,
+  skipLayerNorm: false,
+};
+
+/** Each way of lowering that the processor can run, and how far its results may be off. */
+const targets: Record<string, { target: Target; tolerance: number }> = {
+  "plain operators": { target: { layout: "nchw", dtype: "float32", fused: plain }, tolerance: 2e-5 },
+  "no attention kernel": {
+    target: { layout: "nchw", dtype: "float32", fused: { ...all, attention: false } },
+    tolerance: 2e-5,
+  },
+  // Half precision has 11 bits, 5e-4, and a network has dozens of roundings.
+  float16: { target: { layout: "nchw", dtype: "float16", fused: all }, tolerance: 2e-2 },
+  "float16, plain operators": { target: { layout: "nchw", dtype: "float16", fused: plain }, tolerance: 2e-2 },
+};
+const names = [
+  "UNet2DConditionModel/sd2",
+  "UNet2DConditionModel/mish",
+  "UNet2DConditionModel/resampling_blocks",
+  "UNet2DModel/scale_shift_attention_groups",
+  "AutoencoderKL/no_post_quant_conv",
+  "CLIPTextModel/padding",
+  "CLIPTextModel/quick_gelu_old_eos",
+];
+
+describe.each(Object.entries(targets))("lowered with %s", (_, { target, tolerance }) => {
+  it.each(names)("%s", async (name) => {
+    const one = modelCases.find((candidate) => candidate.name === name)!;
+    const outputs = await runCase(one, caseShapes[name]!, { device: "wasm" }, (model) => setTarget(model, target));
+    for (const [label, output] of Object.entries(outputs)) {
+      const { error, scale } = compare(output.data, expected[`${name}/${label}`]!.data as Float32Array);
+      expect(error, label).toBeLessThanOrEqual(tolerance * scale);
+      // That float16 was used at all: it cannot be as exact as this.
+      if (target.dtype === "float16" && label === "sample") expect(error).toBeGreaterThan(2e-5 * scale);
+    }
+  });
+});
+
+/** Makes a model's device a pretended one: no real one has this target. */
+function setTarget(model: ModelMixin<object>, target: Target): void {
+  const { loaded } = model as unknown as { loaded: { device: { target: Target } } };
+  loaded.device = { ...loaded.device, target };
+}
