@@ -67,7 +67,7 @@ function schedulerNames(wanted: (one: (typeof schedulerRegistry)[string]) => boo
 async function handle(request: Exclude<Request, { type: "abort" }>, signal: AbortSignal): Promise<void> {
   const { run } = request;
   const current = await load(request, signal);
-  const device = describe(current.pipeline.unet.device_info);
+  const device = describe(current.pipeline.unet.device_info, request.device);
   const [scheduler = ""] = schedulerNames((one) => current.saved instanceof one);
   const schedulers = Object.keys(schedulerRegistry).filter((name) => current.saved.compatibles.includes(name));
   reply({ type: "loaded", run, device, scheduler, schedulers });
@@ -160,10 +160,15 @@ function frameOf({ width, height, channels, data }: RawImage, step: number): Fra
   return { step, width, height, pixels };
 }
 
-function describe(info: DeviceInfo): DeviceReport {
-  const name = info.description !== "" ? info.description : `${info.vendor} ${info.architecture}`.trim();
+function describe(info: DeviceInfo, choice: ModelRequest["device"]): DeviceReport {
+  const adapter = info.description !== "" ? info.description : `${info.vendor} ${info.architecture}`.trim();
   const dropped = info.dropped.map(({ what, why }) => `Not used: ${what} (${why}).`);
-  return { type: info.type, name, dtype: info.dtype, reasons: [info.reason, ...dropped] };
+  return {
+    type: info.type,
+    name: info.type === "webgpu" ? adapter : "",
+    dtype: info.dtype,
+    reasons: [choice === "auto" ? info.reason : "Your choice.", ...dropped],
+  };
 }
 
 /** A download reports each packet: the page needs no more than some of them, and the last of each file. */

@@ -57,6 +57,8 @@ export type InstanceOf<C> = C extends { new (config?: never): infer T } ? T : ne
  * @see Diffusers `ConfigMixin`, `register_to_config`
  */
 export abstract class ConfigMixin<C extends object> {
+  /** The class's name in configs and messages. Written out in each class, since minifiers rename classes. */
+  static readonly name: string = "ConfigMixin";
   /** The file that `save_config` writes and `load_config` reads. */
   static readonly config_name: string = "config.json";
   /** Fields and defaults; each class has its own. */

@@ -33,13 +33,32 @@ export async function readPixels(from: PictureSource, options: ReadImageOptions)
   if (from instanceof ArrayBuffer) return decode(new Uint8Array(from), "the file");
   if (from instanceof Uint8Array && !(from instanceof Uint8ClampedArray)) return decode(from, "the file");
   if (typeof ImageData !== "undefined" && from instanceof ImageData) return fromRgba(from);
-  if (typeof createImageBitmap === "undefined" || typeof from !== "object" || from === null) {
-    throw new TypeError(
-      `A picture is read from a RawImage, a Blob, a URL, the bytes of a file, a Tensor, ` +
-        `${isNode ? "or a path" : "an <img>, a canvas, an ImageBitmap or an ImageData"}; got ${describe(from)}.`,
+  if (typeof createImageBitmap === "undefined" || typeof from !== "object" || from === null) throw noSource(from);
+  return drawShown(from as Drawable);
+}
+
+function noSource(from: unknown): TypeError {
+  return new TypeError(
+    "A picture is read from a RawImage, a Blob, a URL, the bytes of a file, a Tensor, " +
+      `${isNode ? "or a path" : "an <img>, a canvas, an ImageBitmap or an ImageData"}; got ${describe(from)}.`,
+  );
+}
+
+/** The pixels of something that a page shows; waits for an `<img>` to load. */
+async function drawShown(from: Drawable): Promise<Pixels> {
+  try {
+    if (typeof HTMLImageElement !== "undefined" && from instanceof HTMLImageElement) await from.decode();
+    return await draw(from);
+  } catch (cause) {
+    if (cause instanceof TypeError) throw noSource(from);
+    // What a page may show from another origin, it may not read.
+    if ((cause as Error).name === "SecurityError") throw cause;
+    throw new IntegrityError(
+      `The ${describe(from)} shows no picture: ${(cause as Error).message}`,
+      { found: describe(from), expected: "a loaded picture of at least one pixel" },
+      { cause },
     );
   }
-  return draw(from as Drawable);
 }
 
 function describe(value: unknown): string {

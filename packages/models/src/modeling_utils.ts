@@ -75,6 +75,7 @@ interface Loaded {
  * @see Diffusers `ModelMixin`
  */
 export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
+  static override readonly name: string = "ModelMixin";
   /** The weight files' name without ending; transformers' classes say `model`. */
   static readonly weights_name: string = "diffusion_pytorch_model";
   /** Tensors of old checkpoints that no longer mean anything. */

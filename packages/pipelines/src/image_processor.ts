@@ -41,6 +41,7 @@ export interface PreprocessOptions {
  * @see Diffusers `VaeImageProcessor`
  */
 export class VaeImageProcessor extends ConfigMixin<VaeImageProcessorConfig> {
+  static override readonly name: string = "VaeImageProcessor";
   static override readonly config_defaults: VaeImageProcessorConfig = configDefaults<VaeImageProcessorConfig>({
     do_resize: true,
     vae_scale_factor: 8,

@@ -95,6 +95,7 @@ export type PipelineRegistry = Readonly<Record<string, () => Promise<PipelineCla
  * @see Diffusers `DiffusionPipeline`
  */
 export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unknown>> {
+  static override readonly name: string = "DiffusionPipeline";
   static override readonly config_name: string = MODEL_INDEX;
   /** The classes that a model_index.json may name, put in by registry.ts. */
   static registry: PipelineRegistry = {};

@@ -96,6 +96,7 @@ class CLIPNormalizer extends Normalizer {
  * @see transformers `CLIPTokenizer`
  */
 export class CLIPTokenizer {
+  static readonly name: string = "CLIPTokenizer";
   readonly bos_token: string;
   readonly eos_token: string;
   readonly unk_token: string;

@@ -111,6 +111,7 @@ export interface SchedulerClass<T extends SchedulerMixin<BaseSchedulerConfig> = 
  * @see Diffusers `SchedulerMixin`
  */
 export abstract class SchedulerMixin<C extends BaseSchedulerConfig> extends ConfigMixin<C> {
+  static override readonly name: string = "SchedulerMixin";
   static override readonly config_name: string = "scheduler_config.json";
   /** The names of the classes that take this one's config. */
   static readonly compatible_classes: readonly string[] = [];

@@ -73,6 +73,7 @@ const name = "AutoencoderKL";
  * @see Diffusers `AutoencoderKL`
  */
 export class AutoencoderKL extends ModelMixin<AutoencoderKLConfig> {
+  static override readonly name: string = "AutoencoderKL";
   static override readonly config_defaults: AutoencoderKLConfig = configDefaults<AutoencoderKLConfig>({
     in_channels: 3,
     out_channels: 3,

@@ -28,11 +28,10 @@ export interface OpOptions {
 
 type Attributes = Readonly<Record<string, Attribute>>;
 
-const microsoft: OpOptions = { domain: "com.microsoft" };
 const bytesPerElement: Record<ElementType, number> = { float32: 4, float16: 2, int64: 8, int32: 4, bool: 1 };
 
 /** Options of an operator that the engine defines. */
-export { microsoft };
+export const microsoft: OpOptions = { domain: "com.microsoft" };
 
 /** A float attribute of an operator. */
 export function float(value: number): Attribute {

@@ -70,6 +70,7 @@ const name = "CLIPTextModel";
  * @see transformers `CLIPTextModel`
  */
 export class CLIPTextModel extends ModelMixin<CLIPTextConfig> {
+  static override readonly name: string = "CLIPTextModel";
   static override readonly weights_name: string = "model";
   // Read by pipelines.
   static override readonly compatible_fields: readonly string[] = ["use_attention_mask"];

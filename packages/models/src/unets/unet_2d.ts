@@ -81,6 +81,7 @@ export interface UNet2DModel {
  * @see Diffusers `UNet2DModel`
  */
 export class UNet2DModel extends ModelMixin<UNet2DModelConfig> {
+  static override readonly name: string = "UNet2DModel";
   static override readonly config_defaults: UNet2DModelConfig = configDefaults<UNet2DModelConfig>({
     sample_size: null,
     in_channels: 3,

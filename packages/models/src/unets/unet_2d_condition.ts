@@ -59,6 +59,7 @@ export interface UNet2DConditionModel {
  * @see Diffusers `UNet2DConditionModel`
  */
 export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig> {
+  static override readonly name: string = "UNet2DConditionModel";
   static override readonly config_defaults: UNet2DConditionModelConfig = unet2DConditionDefaults;
 
   private readonly time: TimeConditioning;

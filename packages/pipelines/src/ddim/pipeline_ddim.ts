@@ -41,6 +41,7 @@ export interface DDIMPipeline extends PipelineCall<DDIMOptions> {
  * @see Diffusers `DDIMPipeline`; Song et al., https://arxiv.org/abs/2010.02502
  */
 export class DDIMPipeline extends DiffusionPipeline {
+  static override readonly name: string = "DDIMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
 
   constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: AnyScheduler }) {

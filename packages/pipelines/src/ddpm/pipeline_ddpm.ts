@@ -42,6 +42,7 @@ export interface DDPMPipeline extends PipelineCall<DDPMOptions> {
  * @see Diffusers `DDPMPipeline`; Ho et al., https://arxiv.org/abs/2006.11239
  */
 export class DDPMPipeline extends DiffusionPipeline {
+  static override readonly name: string = "DDPMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
 
   constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: AnyScheduler }) {

@@ -54,6 +54,7 @@ export interface StableDiffusionPipeline extends PromptPipelineCall<StableDiffus
  * @see Diffusers `StableDiffusionPipeline`; Rombach et al., https://arxiv.org/abs/2112.10752
  */
 export class StableDiffusionPipeline extends DiffusionPipeline {
+  static override readonly name: string = "StableDiffusionPipeline";
   static override readonly component_names: readonly string[] = [
     "vae",
     "text_encoder",
