@@ -118,6 +118,7 @@ describe("makeCallable", () => {
       return this.factor * 2;
     }
   }
+  // biome-ignore lint/correctness/noUnusedVariables: one with the class above.
   interface Base {
     (x: number): number;
   }

@@ -247,7 +247,6 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   ): Promise<DiffusionPipeline> {
     const source = subSource(await openSource(from, options), options.subfolder);
     const index = await readModelIndex(source, options);
-    // biome-ignore lint/complexity/noThisInStatic: the class that it is called on.
     const cls = await chosenClass(this, index);
     const { component_names, optional_components, unused_components, init_options, name } = cls;
     checkOptions(`${name}.from_pretrained`, options, [...loadOptionNames, ...component_names, ...init_options]);

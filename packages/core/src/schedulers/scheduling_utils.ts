@@ -169,7 +169,6 @@ export abstract class SchedulerMixin<C extends BaseSchedulerConfig> extends Conf
     source: SourceLike,
     options: LoadOptions & object = {},
   ): Promise<T> {
-    // biome-ignore lint/complexity/noThisInStatic: the class that it is called on.
     return this.from_config(source as object, options);
   }
 
