@@ -29,7 +29,9 @@ const live = byId("live", HTMLParagraphElement);
 const download = byId("download", HTMLButtonElement);
 
 /** The run under way, and what it has shown so far. */
-let current: { readonly run: Run<Picture>; readonly settings: Settings; frames: Frame[] } | undefined;
+let current:
+  | { readonly run: Run<Picture>; readonly settings: Settings; readonly frames: Frame[]; cancelling: boolean }
+  | undefined;
 /** What the stage shows when nothing is under way. */
 let shown: Entry | undefined;
 let loaded = false;
@@ -71,7 +73,7 @@ async function generate(): Promise<void> {
     return;
   }
   problem.hide();
-  const started = { run: engine.generate(request(), settings), settings, frames: [] };
+  const started = { run: engine.generate(request(), settings), settings, frames: [], cancelling: false };
   current = started;
   form.setBusy(true);
   history.setBusy(true);
@@ -100,6 +102,7 @@ async function generate(): Promise<void> {
 
 function cancel(): void {
   if (current === undefined) return;
+  current.cancelling = true;
   form.setBusy(true, true);
   say("Cancelling", "");
   current.run.cancel();
@@ -127,6 +130,7 @@ function receive(reply: Reply): void {
       stageNote.hidden = true;
       loading.hide();
       stage.step(reply.step);
+      if (current.cancelling) break;
       setStatus(
         `Step ${reply.step} of ${reply.total}`,
         reply.left === undefined ? "" : reply.step === reply.total ? "Finishing" : timeLeft(reply.left),
@@ -143,6 +147,7 @@ function receive(reply: Reply): void {
 
 function finish(entry: Entry): void {
   history.add(entry);
+  form.useSeed(entry.settings.seed);
   showEntry(entry, false);
   live.textContent = `Picture ready: ${entry.settings.prompt}`;
 }
@@ -157,6 +162,8 @@ function stop(error: RunError): void {
     problem.show(error, form.deviceChoice);
     setStatus("No picture this time.", "What went wrong is written above.");
   }
+  // A lost device takes the model along; so does a worker that stopped.
+  if (error.code === "DEVICE" || error.code === "WORKER") loaded = false;
   if (!loaded) {
     loading.clear();
     warming = false;
@@ -193,6 +200,7 @@ function showSeed(seed: number): void {
 
 function changeDevice(choice: DeviceChoice): void {
   loaded = false;
+  loading.clear();
   deviceLine.expect(choice);
 }
 

@@ -127,7 +127,10 @@ async function generate(
       previews ??= new Previews(total, current.warm);
       previews.stepped(performance.now() - before);
       reply({ type: "step", run, step, total, left: previews.left(step) });
-      if (latents !== undefined && previews.wanted(step) && !signal.aborted) {
+      if (latents !== undefined && previews.wanted(step)) {
+        // A cancel that waits to be heard comes before a preview that nobody will see.
+        await new Promise((resolve) => setTimeout(resolve));
+        signal.throwIfAborted();
         const start = performance.now();
         const frame = await decode(pipeline, latents, step);
         previews.decoded(step, performance.now() - start);

@@ -96,10 +96,13 @@ test.describe("engine", () => {
   });
 
   test("a lost GPU is a DeviceError, and the next device works", async () => {
-    const { error, after, isNew } = await run<{ error: string; after: number; isNew: boolean }>("page", "lostGpu");
-    expect(error).toMatch(/DeviceError: The GPU was lost/);
-    expect(isNew).toBe(true);
-    expect(after).toBe(10);
+    const lost = await run<{ during: string; after: string; next: number; isNew: boolean }>("page", "lostGpu");
+    expect(lost).toEqual({
+      during: expect.stringMatching(/DeviceError: The GPU was lost/),
+      after: expect.stringMatching(/DeviceError: The GPU was lost/),
+      next: 10,
+      isNew: true,
+    });
   });
 
   test("nothing was reported to the console", () => {

@@ -47,7 +47,6 @@ export class Form {
     const typed = Number(this.seed.value);
     const valid = this.seed.value.trim() !== "" && Number.isSafeInteger(typed) && typed >= 0;
     if (!valid || (this.seedUsed && !this.keepSeed.checked)) this.drawSeed();
-    this.seedUsed = true;
     return {
       prompt: this.prompt.value.trim(),
       negativePrompt: this.negative.value.trim(),
@@ -69,6 +68,11 @@ export class Form {
     this.keepSeed.checked = true;
     this.showValues();
     this.events.seed(settings.seed);
+  }
+
+  /** A picture came of that seed: the next one gets another, unless it is to be kept. */
+  useSeed(seed: number): void {
+    this.seedUsed = this.seedShown === seed;
   }
 
   get seedShown(): number {

@@ -53,9 +53,12 @@ export class Loading {
       const total = files.reduce((sum, file) => sum + Math.max(file.total, file.loaded), 0);
       part.bar.max = Math.max(1, total);
       part.bar.value = loaded;
+      // A server that compresses does not say how much will come: the bar then tells no share.
+      if (progress.total === 0) part.bar.removeAttribute("value");
       part.text.textContent = loaded < total ? `${bytes(loaded)} of ${bytes(total)}` : bytes(loaded);
     } else {
       part.text.textContent = phases[progress.phase];
+      if (!part.bar.hasAttribute("value")) part.bar.value = part.bar.max;
       if (progress.total > 0) {
         part.bar.max = progress.total;
         part.bar.value = progress.loaded;
@@ -85,7 +88,7 @@ export class Loading {
 
   private showTitle(): void {
     const count = this.loadedBytes;
-    this.title.textContent = count === 0 ? "Loading the model" : `Loading the model, ${bytes(count)} so far`;
+    this.title.textContent = count === 0 ? "Preparing the model" : `Loading the model, ${bytes(count)} so far`;
   }
 }
 

@@ -32,6 +32,7 @@ export class Stage {
   setState(state: StageState): void {
     this.stage.dataset["state"] = state;
     this.ticks.hidden = state !== "running";
+    this.smoothButton.disabled = state === "idle" || state === "loading";
     this.scrub.hidden = state !== "done" || this.frames.length < 2;
   }
 
@@ -42,7 +43,7 @@ export class Stage {
   /** Scrolls as little as it takes, on a screen that is too small for the form and the picture. */
   bringIntoView(): void {
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    this.stage.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
+    byId("figure", HTMLElement).scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
   }
 
   /** Coloured noise in place of a picture: each seed has its own. */

@@ -57,18 +57,21 @@ export const tasks = {
     return outputs.map((output) => output["out"]!.data[1]!);
   },
 
-  /** What a run on a lost GPU says, and what the next device computes. */
-  async lostGpu(): Promise<{ error: string; after: number; isNew: boolean }> {
+  /** What runs say during which and after which the GPU is lost, and what the next device computes. */
+  async lostGpu(): Promise<{ during: string; after: string; next: number; isNew: boolean }> {
     const device = await getDevice("webgpu", "fp32");
     const x = new Tensor("float32", [1, 2], [1, 2]);
     const session = await createSession(scaled(5, device), device);
     await session.run({ x });
+    const running = messageOf(session.run({ x }));
+    await Promise.resolve();
     device.gpu!.device.destroy();
-    const error = await messageOf(session.run({ x }));
+    const during = await running;
+    const after = await messageOf(session.run({ x }));
     await session.dispose();
-    const next = await getDevice("webgpu", "fp32");
-    const [output] = [await runOnce(scaled(5, next), next, { x })];
-    return { error, after: output["out"]!.data[1]!, isNew: next.gpu !== device.gpu };
+    const other = await getDevice("webgpu", "fp32");
+    const output = await runOnce(scaled(5, other), other, { x });
+    return { during, after, next: output["out"]!.data[1]!, isNew: other.gpu !== device.gpu };
   },
 
   /** What a graph with a weight larger than any buffer says. */

@@ -170,11 +170,14 @@ export class Gpu {
    *
    * @throws DeviceError when the device is lost.
    */
-  untilLost<T>(answer: Promise<T>): Promise<T> {
+  async untilLost<T>(call: () => Promise<T>): Promise<T> {
+    if (this.lost !== undefined) throw this.lost;
     return new Promise<T>((resolve, reject) => {
-      if (this.lost !== undefined) return reject(this.lost);
       this.waiting.add(reject);
-      answer.then(resolve, reject).finally(() => this.waiting.delete(reject));
+      call()
+        // A loss is reported a moment after the calls that it breaks.
+        .then(resolve, (error: unknown) => setTimeout(() => reject(this.lost ?? error)))
+        .finally(() => this.waiting.delete(reject));
     });
   }
 }

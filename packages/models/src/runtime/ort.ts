@@ -21,7 +21,7 @@ const loaded = new Map<EngineBuild, Promise<Ort>>();
 export function loadOrt(build: EngineBuild): Promise<Ort> {
   let engine = loaded.get(build);
   if (engine === undefined) {
-    engine = importOrt(build).then(configure);
+    engine = importOrt(build).then((ort) => configure(ort, build));
     loaded.set(build, engine);
     // A failed download may succeed the next time.
     engine.catch(() => loaded.delete(build));
@@ -34,12 +34,16 @@ function importOrt(build: EngineBuild): Promise<Ort> {
     // The build over JavaScript promise integration is 10 MB smaller than the one over asyncify.
     return "Suspending" in WebAssembly ? import("onnxruntime-web/jspi") : import("onnxruntime-web/webgpu");
   }
-  return isNode ? import("onnxruntime-web") : import("onnxruntime-web/wasm");
+  if (!isNode) return import("onnxruntime-web/wasm");
+  // A name that no bundler follows: else every page would be packed with 28 MB that only Node could have asked for.
+  const forNode = ["onnxruntime", "web"].join("-");
+  return import(/* @vite-ignore */ /* webpackIgnore: true */ forNode) as Promise<Ort>;
 }
 
-function configure(ort: Ort): Ort {
-  // Threads need a SharedArrayBuffer, which only an isolated page has; in Node they keep the process alive.
-  if (isNode || globalThis.crossOriginIsolated !== true) ort.env.wasm.numThreads = 1;
+function configure(ort: Ort, build: EngineBuild): Ort {
+  // Threads need a SharedArrayBuffer, which only an isolated page has; in Node they keep the process alive; and beside a
+  // GPU they have nothing to do.
+  if (build === "webgpu" || isNode || globalThis.crossOriginIsolated !== true) ort.env.wasm.numThreads = 1;
   ort.env.logLevel = "error";
   return ort;
 }

@@ -51,8 +51,8 @@ export function createSession(graph: BuiltGraph, device: Place, options: Session
       externalData: files,
       ...(options.forbidCpuNodes === true ? { extra: { session: { disable_cpu_ep_fallback: "1" } } } : {}),
     };
-    const creating = ort.InferenceSession.create(graph.bytes, sessionOptions);
-    const inner = await untilLost(device, creating).catch((cause: unknown) => {
+    const create = (): Promise<OrtSession> => ort.InferenceSession.create(graph.bytes, sessionOptions);
+    const inner = await untilLost(device, create).catch((cause: unknown) => {
       throw failure() ?? engineError("could not prepare the model", device, cause);
     });
     const session = new Session(ort, inner, graph, device, options);
@@ -88,9 +88,10 @@ export class Session {
   run(feeds: Readonly<Record<string, Tensor | Tensor<"int64">>>): Promise<Record<string, Tensor>> {
     const inputs = Object.fromEntries(this.graph.inputs.map((input) => [input.name, this.input(input, feeds)]));
     return exclusive(async () => {
-      if (this.inner === undefined) throw new DeviceError("The session is disposed: load the model again.");
+      const { inner } = this;
+      if (inner === undefined) throw new DeviceError("The session is disposed: load the model again.");
       if (!this.compiled) this.report("compile");
-      const outputs = await untilLost(this.device, this.inner.run(inputs)).catch((cause: unknown) => {
+      const outputs = await untilLost(this.device, () => inner.run(inputs)).catch((cause: unknown) => {
         throw engineError("failed while it ran the model", this.device, cause);
       });
       this.compiled = true;
@@ -110,7 +111,7 @@ export class Session {
       const inner = this.inner;
       this.inner = undefined;
       if (inner === undefined || this.device.gpu?.lost !== undefined) return;
-      await untilLost(this.device, inner.release());
+      await untilLost(this.device, () => inner.release());
     });
   }
 
@@ -128,8 +129,8 @@ export class Session {
   }
 }
 
-function untilLost<T>({ gpu }: Place, answer: Promise<T>): Promise<T> {
-  return gpu === undefined ? answer : gpu.untilLost(answer);
+function untilLost<T>({ gpu }: Place, call: () => Promise<T>): Promise<T> {
+  return gpu === undefined ? call() : gpu.untilLost(call);
 }
 
 /** The weights as the engine mounts them: each a file of its own, read when the engine asks for it. */
