@@ -1,5 +1,5 @@
 import { checkOptions, IntegrityError, ModelNotFoundError, nearest, ValueError } from "./errors.ts";
-import { type LoadOptions, openSource, readText, type SourceLike, subSource } from "./hub/source.ts";
+import { type LoadOptions, loadOptionNames, openSource, readText, type SourceLike, subSource } from "./hub/source.ts";
 import { nodeImport } from "./node.ts";
 import { copyJson, floatsOf, markFloats, parsePythonJson, stringifyPythonJson } from "./python_json.ts";
 
@@ -216,21 +216,11 @@ function isPlainObject(value: unknown): boolean {
   return prototype === Object.prototype || prototype === null;
 }
 
-const loadOptionNames = [
-  "subfolder",
-  "revision",
-  "endpoint",
-  "token",
-  "fetch",
-  "signal",
-  "progress_callback",
-  "variant",
-];
-
 function splitLoadOptions(kwargs: object): { load: LoadOptions; rest: Record<string, unknown> } {
   const load: Record<string, unknown> = {};
   const rest: Record<string, unknown> = {};
-  for (const [key, value] of Object.entries(kwargs)) (loadOptionNames.includes(key) ? load : rest)[key] = value;
+  for (const [key, value] of Object.entries(kwargs))
+    ((loadOptionNames as readonly string[]).includes(key) ? load : rest)[key] = value;
   return { load, rest };
 }
 

@@ -6,6 +6,7 @@ import {
   DeviceError,
   type LoadOptions,
   type LoadProgress,
+  loadOptionNames,
   makeCallable,
   openSource,
   type SourceLike,
@@ -27,6 +28,9 @@ export interface ModelLoadOptions extends LoadOptions {
   readonly dtype?: DtypeRequest | undefined;
 }
 
+/** The names of {@link ModelLoadOptions}. */
+export const modelLoadOptionNames: readonly (keyof ModelLoadOptions)[] = [...loadOptionNames, "device", "dtype"];
+
 /** The config of a model class. */
 export type ConfigOf<T> = T extends ModelMixin<infer C> ? C : never;
 
@@ -45,19 +49,6 @@ export interface Runner {
 }
 
 type EmitGraph = (g: GraphBuilder) => void;
-
-const loadOptionNames: readonly (keyof ModelLoadOptions)[] = [
-  "subfolder",
-  "revision",
-  "variant",
-  "endpoint",
-  "token",
-  "fetch",
-  "signal",
-  "progress_callback",
-  "device",
-  "dtype",
-];
 
 /** What a model has once its weights are found. */
 interface Loaded {
@@ -121,7 +112,7 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
     options: ModelLoadOptions & Partial<ConfigOf<T>> = {},
   ): Promise<T> {
     const fields = Object.keys(this.config_defaults);
-    checkOptions(`${this.name}.from_pretrained`, options, [...loadOptionNames, ...fields]);
+    checkOptions(`${this.name}.from_pretrained`, options, [...modelLoadOptionNames, ...fields]);
     const { signal, progress_callback, device = "auto", dtype = "auto" } = options;
     const opened = await openSource(source, options);
     const folder = subSource(opened, options.subfolder);

@@ -10,13 +10,14 @@ import {
   subSource,
   ValueError,
 } from "@diffusers-web/core";
-import type {
-  AutoencoderKL,
-  CLIPTextModel,
-  DeviceRequest,
-  DtypeRequest,
-  UNet2DConditionModel,
-  UNet2DModel,
+import {
+  type AutoencoderKL,
+  type CLIPTextModel,
+  type DeviceRequest,
+  type DtypeRequest,
+  modelLoadOptionNames,
+  type UNet2DConditionModel,
+  type UNet2DModel,
 } from "@diffusers-web/models";
 import { callOptions, untilAborted } from "./calls.ts";
 import { componentRegistry } from "./component_registry.ts";
@@ -249,7 +250,7 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     const index = await readModelIndex(source, options);
     const cls = await chosenClass(this, index);
     const { component_names, optional_components, unused_components, init_options, name } = cls;
-    checkOptions(`${name}.from_pretrained`, options, [...loadOptionNames, ...component_names, ...init_options]);
+    checkOptions(`${name}.from_pretrained`, options, [...modelLoadOptionNames, ...component_names, ...init_options]);
 
     // What the checkpoint has that this class does not take.
     for (const key of Object.keys(index)) {
@@ -300,19 +301,6 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     }
   }
 }
-
-const loadOptionNames = [
-  "subfolder",
-  "revision",
-  "variant",
-  "endpoint",
-  "token",
-  "fetch",
-  "signal",
-  "progress_callback",
-  "device",
-  "dtype",
-];
 
 /** The class that `from_pretrained` was called on, or on the base class the one that model_index.json names. */
 async function chosenClass(

@@ -32,6 +32,18 @@ export interface LoadOptions {
   readonly progress_callback?: ((progress: LoadProgress) => void) | undefined;
 }
 
+/** The names of {@link LoadOptions}. */
+export const loadOptionNames: readonly (keyof LoadOptions)[] = [
+  "subfolder",
+  "revision",
+  "variant",
+  "endpoint",
+  "token",
+  "fetch",
+  "signal",
+  "progress_callback",
+];
+
 /** A file of known size whose bytes can be read in ranges. */
 export interface SourceFile {
   readonly path: string;

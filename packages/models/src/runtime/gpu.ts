@@ -55,6 +55,12 @@ export function softwareName({ info }: GPUAdapter): string | undefined {
   return known ?? (info.isFallbackAdapter ? (names[0] ?? "fallback adapter") : undefined);
 }
 
+/** Kernels that this version of the engine has in one element type only: the other's shader does not compile. */
+const missing: Readonly<Record<Target["dtype"], readonly CheckedKernel[]>> = {
+  float32: [],
+  float16: ["biasSplitGelu"],
+};
+
 /** What the self-check found wrong, by adapter, features, element type and kernels: looked at once. */
 const findings = new Map<string, Promise<Map<CheckedKernel, string>>>();
 
@@ -117,8 +123,9 @@ export class Gpu {
 
   /** What may be used in an element type: checked once, when it is first asked for. */
   async check(dtype: Target["dtype"]): Promise<Verdict> {
-    const wrong = new Map<CheckedKernel, string>();
-    for (const kernels of [attention, essential, others]) {
+    const absent = missing[dtype];
+    const wrong = new Map(absent.map((kernel) => [kernel, `has no kernel in ${dtype}`]));
+    for (const kernels of [attention, essential, others.filter((kernel) => !absent.includes(kernel))]) {
       for (const [kernel, why] of await this.find(dtype, kernels)) wrong.set(kernel, why);
     }
     const isRight = (kernel: CheckedKernel): boolean => !wrong.has(kernel);
