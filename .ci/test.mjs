@@ -94,8 +94,11 @@ async function playwright(files) {
     env: { PLAYWRIGHT_JSON_OUTPUT_FILE: file, ...(chromium === undefined ? {} : { CHROMIUM_PATH: chromium }) },
   });
   const { expected = 0, unexpected = 0, flaky = 0, skipped = 0 } = report(file)?.stats ?? {};
-  const failed = unexpected + flaky;
-  return { passed: expected, failed: failed === 0 && code !== 0 ? 1 : failed, skipped };
+  // Tests that gave up on an earlier one's failure count as failed too when it is the browser that is missing.
+  const failed = unexpected + flaky + (chromium === undefined ? skipped : 0);
+  if (failed === 0 && code !== 0) return { passed: expected, failed: 1, skipped };
+  if (chromium !== undefined) return { passed: expected, failed, skipped };
+  return { passed: expected, failed, note: "no Chromium: install it, or set CHROMIUM_PATH (more above)" };
 }
 
 const publint = "node_modules/publint/src/cli.js";
@@ -129,10 +132,10 @@ const results = [];
 for (const [name, files] of plan(process.argv.slice(2))) {
   console.log(`\n=== ${name} ===`);
   const start = performance.now();
-  const { passed, failed, skipped = 0 } = await runners[name](files);
+  const { passed, failed, skipped = 0, note } = await runners[name](files);
   const seconds = (performance.now() - start) / 1000;
   if (passed + failed === 0) console.error(`${name} ran nothing, which counts as failed.`);
-  results.push({ name, passed, failed: passed + failed === 0 ? 1 : failed, skipped, seconds });
+  results.push({ name, passed, failed: passed + failed === 0 ? 1 : failed, skipped, seconds, note });
 }
 if (results.length === 0) {
   console.error(`No runner and no test file is called that. Runners: ${Object.keys(runners).join(", ")}.`);
@@ -140,9 +143,10 @@ if (results.length === 0) {
 }
 
 console.log("");
-for (const { name, passed, failed, skipped, seconds } of results) {
+for (const { name, passed, failed, skipped, seconds, note } of results) {
   const more = skipped > 0 ? `, ${skipped} skipped` : "";
-  console.log(`${name.padEnd(18)} ${passed} passed, ${failed} failed${more} (${seconds.toFixed(1)} s)`);
+  const end = note === undefined ? "" : ` - ${note}`;
+  console.log(`${name.padEnd(18)} ${passed} passed, ${failed} failed${more} (${seconds.toFixed(1)} s)${end}`);
 }
 const sum = (key) => results.reduce((total, result) => total + result[key], 0);
 process.exitCode = sum("failed") > 0 ? 1 : 0;

@@ -18,6 +18,13 @@ export interface SessionOptions {
 /** What of a device the engine has to know. */
 type Place = Pick<Device, "type" | "gpu">;
 
+const gpuOptions = {
+  // Shapes are static, so that buffers of exactly the size asked for come back.
+  storageBufferCacheMode: "simple",
+  // As torch sums float16 products on a GPU.
+  enableMatmulFp32Accumulation: true,
+} as const;
+
 // The engine hangs when two of its calls overlap, whatever their sessions: all of them go through one queue.
 let lastCall: Promise<unknown> = Promise.resolve();
 
@@ -41,10 +48,7 @@ export function createSession(graph: BuiltGraph, device: Place, options: Session
     const { files, failure } = uploads(graph.external, options);
     const sessionOptions: OrtSessionOptions = {
       executionProviders: [
-        device.gpu === undefined
-          ? "wasm"
-          : // Shapes are static, so that buffers of exactly the size asked for come back.
-            { name: "webgpu", device: device.gpu.device, storageBufferCacheMode: "simple" },
+        device.gpu === undefined ? "wasm" : { name: "webgpu", device: device.gpu.device, ...gpuOptions },
       ],
       graphOptimizationLevel: "all",
       logSeverityLevel: 3,
