@@ -27,8 +27,8 @@ test("every dependency is pinned to one version", () => {
     ...["core", "models", "pipelines"].map((p) => `packages/${p}/package.json`),
   ];
   for (const file of files) {
-    const { dependencies = {}, devDependencies = {} } = json(file);
-    for (const [name, version] of Object.entries({ ...dependencies, ...devDependencies })) {
+    const { dependencies = {}, devDependencies = {}, optionalDependencies = {} } = json(file);
+    for (const [name, version] of Object.entries({ ...dependencies, ...devDependencies, ...optionalDependencies })) {
       expect(version, `${name} in ${file}`).toMatch(/^\d+\.\d+\.\d+(-[\w.-]+)?$/);
     }
   }

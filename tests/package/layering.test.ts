@@ -53,10 +53,17 @@ test.each(layers)("%s imports only what lies below it", (part, folder, allowed) 
 });
 
 test.each(layers)("%s declares what it imports", (part, folder) => {
-  const { dependencies } = JSON.parse(readFileSync(join(folder, "../package.json"), "utf8"));
+  const { dependencies = {}, optionalDependencies = {} } = JSON.parse(
+    readFileSync(join(folder, "../package.json"), "utf8"),
+  );
   const undeclared = sources(folder)
     .flatMap(importsOf)
-    .filter(({ name }) => !name.startsWith(".") && !isNode(name) && !isOf(name, Object.keys(dependencies)));
+    .filter(
+      ({ name }) =>
+        !name.startsWith(".") &&
+        !isNode(name) &&
+        !isOf(name, Object.keys({ ...dependencies, ...optionalDependencies })),
+    );
   expect(undeclared, part).toEqual([]);
 });
 

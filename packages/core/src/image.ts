@@ -1,5 +1,5 @@
 import { DeviceError, ValueError } from "./errors.ts";
-import { type PictureSource, type ReadImageOptions, readPixels } from "./image_source.ts";
+import { loadSharp, type PictureSource, type ReadImageOptions, readPixels } from "./image_source.ts";
 import { isNode, nodeImport } from "./node.ts";
 import { encodePng, type Pixels } from "./png.ts";
 import { type Resample, resampleNames, resizePixels } from "./resample.ts";
@@ -252,7 +252,7 @@ export class RawImage implements Pixels {
   }
 
   private async encodeInNode(type: ImageType, quality: number): Promise<Blob> {
-    const { default: sharp } = await nodeImport<typeof import("sharp")>("sharp");
+    const sharp = await loadSharp();
     const { width, height, channels } = this;
     const picture = sharp(this.data, { raw: { width, height, channels } });
     const format = type === "image/jpeg" ? "jpeg" : "webp";

@@ -114,14 +114,17 @@ function noPicture(file: string, bytes: Uint8Array, cause: unknown): IntegrityEr
   );
 }
 
-async function decodeInNode(bytes: Uint8Array, file: string): Promise<Pixels> {
-  type Sharp = typeof import("sharp");
-  let sharp: Sharp["default"];
+/** What reads and writes JPEG and WebP in Node. @throws Error when the package, an optional one, is not installed. */
+export async function loadSharp(): Promise<typeof import("sharp").default> {
   try {
-    sharp = (await nodeImport<Sharp>("sharp")).default;
+    return (await nodeImport<typeof import("sharp")>("sharp")).default;
   } catch (cause) {
     throw new Error("Pictures other than PNG need the package `sharp` in Node: npm install sharp.", { cause });
   }
+}
+
+async function decodeInNode(bytes: Uint8Array, file: string): Promise<Pixels> {
+  const sharp = await loadSharp();
   try {
     const picture = sharp(bytes, { ignoreIcc: true })
       .rotate()

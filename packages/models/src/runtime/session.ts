@@ -18,12 +18,8 @@ export interface SessionOptions {
 /** What of a device the engine has to know. */
 type Place = Pick<Device, "type" | "gpu">;
 
-const gpuOptions = {
-  // Shapes are static, so that buffers of exactly the size asked for come back.
-  storageBufferCacheMode: "simple",
-  // As torch sums float16 products on a GPU.
-  enableMatmulFp32Accumulation: true,
-} as const;
+// Shapes are static, so that buffers of exactly the size asked for come back.
+const gpuOptions = { storageBufferCacheMode: "simple" } as const;
 
 // The engine hangs when two of its calls overlap, whatever their sessions: all of them go through one queue.
 let lastCall: Promise<unknown> = Promise.resolve();
