@@ -17,8 +17,7 @@ const config: ViteUserConfigFnObject = defineConfig(({ mode }) => ({
   appType: "mpa",
   resolve: { conditions: [source, ...defaultClientConditions] },
   ssr: { resolve: { conditions: [source, ...defaultServerConditions] } },
-  // All dependencies are ES modules already. Pre-bundling would break onnxruntime-web (it finds its .wasm beside
-  // itself) and would reload the page whenever it found one more dependency.
+  // All dependencies are ES modules already; pre-bundling would reload the page whenever it found one more.
   optimizeDeps: { noDiscovery: true, include: [] },
   // Test pages must not reload when a file changes while a test runs.
   server: mode === "harness" ? { hmr: false, watch: null } : {},

@@ -66,7 +66,7 @@ test.describe("layers", () => {
   ];
   for (const name of names) {
     test(name, async () => {
-      // Both in fp32, in another order of summing: 1e-6 was seen.
+      // Both in fp32, in another order of summing: 4e-7 was seen.
       expect(await run<number>("page", "layer", name)).toBeLessThan(1e-4);
     });
   }

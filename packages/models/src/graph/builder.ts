@@ -186,11 +186,17 @@ export class GraphBuilder {
    * A tensor of the checkpoint, under its present or an earlier name. What is missing or of another shape is reported
    * by `build`, all of it at once.
    *
-   * @param dims the shape that the config implies; a checkpoint's `[C, C, 1, 1]` passes for `[C, C]` and the reverse
+   * @param shape the shape that the config implies; a checkpoint's `[C, C, 1, 1]` passes for `[C, C]` and the reverse
    * @param type the element type inside the graph
+   * @param dims the dims inside the graph, where they differ from the file's
    */
-  weight(name: string, dims: readonly number[], type: "float32" | "float16" = this.target.dtype): Value {
-    const source = this.find(name, dims) ?? name;
+  weight(
+    name: string,
+    shape: readonly number[],
+    type: "float32" | "float16" = this.target.dtype,
+    dims: readonly number[] = shape,
+  ): Value {
+    const source = this.find(name, shape) ?? name;
     const inGraph = type === this.target.dtype ? source : `${source}:${type}`;
     const key = `${inGraph}|${dims.join("x")}`;
     const earlier = this.emitted.get(key);

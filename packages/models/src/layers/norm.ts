@@ -70,8 +70,9 @@ function plainGroupNorm(g: GraphBuilder, x: FeatureMap, name: string, options: G
     normed = g.op("Transpose", [split], [batch, height * width, groups, size], { perm: [0, 2, 1, 3] });
   }
   const map = g.reshape(normed, x.value.dims);
-  const scaled = g.op("Mul", [map, g.weight(`${name}.weight`, perChannel)], x.value.dims);
-  return g.op("Add", [scaled, g.weight(`${name}.bias`, perChannel)], x.value.dims);
+  const weight = (part: string): Value => g.weight(`${name}.${part}`, [channels], g.target.dtype, perChannel);
+  const scaled = g.op("Mul", [map, weight("weight")], x.value.dims);
+  return g.op("Add", [scaled, weight("bias")], x.value.dims);
 }
 
 /** Normalises each token over its channels. */

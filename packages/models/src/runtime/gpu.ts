@@ -96,8 +96,8 @@ export class Gpu {
   static async open(dtype: Target["dtype"]): Promise<Gpu> {
     const gpu = await Gpu.request(true);
     if (!gpu.device.features.has("subgroups")) return gpu;
-    let wrong = await gpu.find(dtype, attention);
-    if (wrong.size === 0) wrong = await gpu.find(dtype, essential);
+    let wrong = await gpu.findIn(dtype, attention);
+    if (wrong.size === 0) wrong = await gpu.findIn(dtype, essential);
     if (wrong.size === 0) return gpu;
     // Seen on devices with subgroups of 4 and 8: attention's shuffles read lanes that are not there.
     gpu.device.destroy();
@@ -126,7 +126,7 @@ export class Gpu {
     const absent = missing[dtype];
     const wrong = new Map(absent.map((kernel) => [kernel, `has no kernel in ${dtype}`]));
     for (const kernels of [attention, essential, others.filter((kernel) => !absent.includes(kernel))]) {
-      for (const [kernel, why] of await this.find(dtype, kernels)) wrong.set(kernel, why);
+      for (const [kernel, why] of await this.findIn(dtype, kernels)) wrong.set(kernel, why);
     }
     const isRight = (kernel: CheckedKernel): boolean => !wrong.has(kernel);
     const target: Target = {
@@ -144,6 +144,15 @@ export class Gpu {
       target: isRight("conv") && isRight("gemm") ? target : undefined,
       dropped: [...wrong].map(([what, why]) => ({ what, why })),
     };
+  }
+
+  /** In the element types that graphs of `dtype` use: some parts of a float16 model run in float32. */
+  private async findIn(
+    dtype: Target["dtype"],
+    kernels: readonly CheckedKernel[],
+  ): Promise<ReadonlyMap<CheckedKernel, string>> {
+    const wrong = await this.find(dtype, kernels);
+    return dtype === "float32" ? wrong : new Map([...(await this.find("float32", kernels)), ...wrong]);
   }
 
   private find(dtype: Target["dtype"], kernels: readonly CheckedKernel[]): Promise<Map<CheckedKernel, string>> {
