@@ -29,13 +29,18 @@ export class InventingBuilder extends GraphBuilder {
     this.given = given;
   }
 
-  override weight(name: string, dims: readonly number[], type?: "float32" | "float16"): Value {
+  override weight(
+    name: string,
+    shape: readonly number[],
+    type?: "float32" | "float16",
+    dims?: readonly number[],
+  ): Value {
     const seed = [...name].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 1e6, 7);
     // As initialisations do: the larger the sum that a weight is part of, the smaller it is.
-    const size = dims.slice(1).reduce((product, dim) => product * dim, 1);
-    const data = this.given(name) ?? random(seed, dims).div(Math.sqrt(size)).data;
-    if (!this.invented.has(name)) this.invented.set(name, { dims, data });
-    return super.weight(name, dims, type);
+    const size = shape.slice(1).reduce((product, dim) => product * dim, 1);
+    const data = this.given(name) ?? random(seed, shape).div(Math.sqrt(size)).data;
+    if (!this.invented.has(name)) this.invented.set(name, { shape, data });
+    return super.weight(name, shape, type, dims);
   }
 }
 
