@@ -39,7 +39,7 @@ export class InventingBuilder extends GraphBuilder {
     // As initialisations do: the larger the sum that a weight is part of, the smaller it is.
     const size = shape.slice(1).reduce((product, dim) => product * dim, 1);
     const data = this.given(name) ?? random(seed, shape).div(Math.sqrt(size)).data;
-    if (!this.invented.has(name)) this.invented.set(name, { shape, data });
+    if (!this.invented.has(name)) this.invented.set(name, { dims: shape, data });
     return super.weight(name, shape, type, dims);
   }
 }
