@@ -1,12 +1,12 @@
 import type { LoadOptions, SourceLike } from "@diffusers-web/core";
-import type { DeviceRequest, DtypeRequest } from "@diffusers-web/models";
+import * as models from "@diffusers-web/models";
 
 /** The static side of what a pipeline's folder is loaded with. */
 export interface ComponentClass {
   readonly name: string;
   from_pretrained(
     source: SourceLike,
-    options?: LoadOptions & { device?: DeviceRequest | undefined; dtype?: DtypeRequest | undefined },
+    options?: LoadOptions & { device?: models.DeviceRequest | undefined; dtype?: models.DtypeRequest | undefined },
   ): Promise<unknown>;
 }
 
@@ -21,14 +21,12 @@ export interface ComponentEntry {
   load(): Promise<ComponentClass>;
 }
 
-type Models = typeof import("@diffusers-web/models");
-
-function diffusersModel(name: keyof Models): ComponentEntry {
+function diffusersModel(name: keyof typeof models): ComponentEntry {
   return {
     library: "diffusers",
     is_model: true,
     files: ["config.json"],
-    load: async () => (await import("@diffusers-web/models"))[name] as ComponentClass,
+    load: async () => models[name] as ComponentClass,
   };
 }
 
