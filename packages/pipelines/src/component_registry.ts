@@ -1,12 +1,19 @@
 import type { LoadOptions, SourceLike } from "@diffusers-web/core";
-import * as models from "@diffusers-web/models";
+import {
+  AutoencoderKL,
+  CLIPTextModel,
+  type DeviceRequest,
+  type DtypeRequest,
+  UNet2DConditionModel,
+  UNet2DModel,
+} from "@diffusers-web/models";
 
 /** The static side of what a pipeline's folder is loaded with. */
 export interface ComponentClass {
   readonly name: string;
   from_pretrained(
     source: SourceLike,
-    options?: LoadOptions & { device?: models.DeviceRequest | undefined; dtype?: models.DtypeRequest | undefined },
+    options?: LoadOptions & { device?: DeviceRequest | undefined; dtype?: DtypeRequest | undefined },
   ): Promise<unknown>;
 }
 
@@ -21,12 +28,12 @@ export interface ComponentEntry {
   load(): Promise<ComponentClass>;
 }
 
-function diffusersModel(name: keyof typeof models): ComponentEntry {
+function diffusersModel(model: ComponentClass): ComponentEntry {
   return {
     library: "diffusers",
     is_model: true,
     files: ["config.json"],
-    load: async () => models[name] as ComponentClass,
+    load: async () => model,
   };
 }
 
@@ -41,10 +48,10 @@ function clipTokenizer(): ComponentEntry {
 
 /** The models and tokenizers there are. Schedulers are in `schedulerRegistry` of @diffusers-web/core. */
 export const componentRegistry: Readonly<Record<string, ComponentEntry>> = {
-  AutoencoderKL: diffusersModel("AutoencoderKL"),
-  CLIPTextModel: { ...diffusersModel("CLIPTextModel"), library: "transformers" },
+  AutoencoderKL: diffusersModel(AutoencoderKL),
+  CLIPTextModel: { ...diffusersModel(CLIPTextModel), library: "transformers" },
   CLIPTokenizer: clipTokenizer(),
   CLIPTokenizerFast: clipTokenizer(),
-  UNet2DConditionModel: diffusersModel("UNet2DConditionModel"),
-  UNet2DModel: diffusersModel("UNet2DModel"),
+  UNet2DConditionModel: diffusersModel(UNet2DConditionModel),
+  UNet2DModel: diffusersModel(UNet2DModel),
 };
