@@ -53,7 +53,7 @@ const NAME = "DDIMScheduler";
  * @see Diffusers `DDIMScheduler`; https://huggingface.co/papers/2010.02502
  */
 export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
-  static override readonly name: string = "DDIMScheduler";
+  static override readonly name: string = NAME;
   static override readonly config_defaults: Readonly<DDIMSchedulerConfig> = configDefaults<DDIMSchedulerConfig>({
     num_train_timesteps: 1000,
     beta_start: 0.0001,

@@ -63,7 +63,7 @@ const NAME = "DDPMScheduler";
  * @see Diffusers `DDPMScheduler`; https://huggingface.co/papers/2006.11239
  */
 export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
-  static override readonly name: string = "DDPMScheduler";
+  static override readonly name: string = NAME;
   static override readonly config_defaults: Readonly<DDPMSchedulerConfig> = configDefaults<DDPMSchedulerConfig>({
     num_train_timesteps: 1000,
     beta_start: 0.0001,

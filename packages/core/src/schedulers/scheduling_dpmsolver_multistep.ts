@@ -94,7 +94,7 @@ const NAME = "DPMSolverMultistepScheduler";
  * @see Diffusers `DPMSolverMultistepScheduler`; https://huggingface.co/papers/2211.01095
  */
 export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultistepSchedulerConfig> {
-  static override readonly name: string = "DPMSolverMultistepScheduler";
+  static override readonly name: string = NAME;
   static override readonly config_defaults: Readonly<DPMSolverMultistepSchedulerConfig> =
     configDefaults<DPMSolverMultistepSchedulerConfig>({
       num_train_timesteps: 1000,

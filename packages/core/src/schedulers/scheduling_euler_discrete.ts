@@ -60,7 +60,7 @@ const NAME = "EulerDiscreteScheduler";
  * @see Diffusers `EulerDiscreteScheduler`; https://huggingface.co/papers/2206.00364 (algorithm 2)
  */
 export class EulerDiscreteScheduler extends SchedulerMixin<EulerDiscreteSchedulerConfig> {
-  static override readonly name: string = "EulerDiscreteScheduler";
+  static override readonly name: string = NAME;
   static override readonly config_defaults: Readonly<EulerDiscreteSchedulerConfig> =
     configDefaults<EulerDiscreteSchedulerConfig>({
       num_train_timesteps: 1000,

@@ -38,7 +38,7 @@ const PNDM_ORDER = 4;
  * @see Diffusers `PNDMScheduler`; https://huggingface.co/papers/2202.09778 (formulas 9, 12, 13, algorithm 2)
  */
 export class PNDMScheduler extends SchedulerMixin<PNDMSchedulerConfig> {
-  static override readonly name: string = "PNDMScheduler";
+  static override readonly name: string = NAME;
   static override readonly config_defaults: Readonly<PNDMSchedulerConfig> = configDefaults<PNDMSchedulerConfig>({
     num_train_timesteps: 1000,
     beta_start: 0.0001,
