@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import {
   type AnyPipeline,
   type AnyPipelineOptions,
-  type AnyScheduler,
+  type Scheduler,
   DiffusionPipeline,
   Generator,
   type RawImage,
@@ -45,7 +45,7 @@ const latentTolerance = 1e-4;
 
 const checkpoints = Object.keys(printed);
 const pipelines: Record<string, AnyPipeline> = {};
-const originals: Record<string, AnyScheduler> = {};
+const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts and of single sizes as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);

@@ -1,11 +1,10 @@
-import type { Generator, Tensor } from "@diffusers-web/core";
+import type { Generator, Scheduler, Tensor } from "@diffusers-web/core";
 import type { AutoencoderKL, CLIPTextModel, UNet2DConditionModel, UNet2DModel } from "@diffusers-web/models";
 import type { DDIMOptions } from "./ddim/pipeline_ddim.ts";
 import type { DDPMOptions } from "./ddpm/pipeline_ddpm.ts";
 import type { OutputType, PromptPipelineCall } from "./pipeline_output.ts";
 import type { DiffusionPipeline } from "./pipeline_utils.ts";
 import type { StableDiffusionOptions } from "./stable_diffusion/call_options.ts";
-import type { AnyScheduler } from "./timesteps.ts";
 import type { CLIPTokenizer } from "./tokenization_clip.ts";
 
 type Shared = "callback_on_step_end" | "output_type" | "generator";
@@ -30,7 +29,7 @@ export interface AnyPipelineOptions
  * `pipeline instanceof StableDiffusionPipeline` tells.
  */
 export interface AnyPipeline extends DiffusionPipeline, PromptPipelineCall<AnyPipelineOptions> {
-  scheduler: AnyScheduler;
+  scheduler: Scheduler;
   unet: UNet2DConditionModel | UNet2DModel;
   vae: AutoencoderKL;
   text_encoder: CLIPTextModel;

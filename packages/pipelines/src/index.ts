@@ -17,5 +17,5 @@ export type { EncodePromptOptions, Prompt, PromptEmbeddings } from "./prompt.ts"
 export { DiffusionPipeline, pipelineRegistry } from "./registry.ts";
 export type { CallbackTensors, StableDiffusionOptions } from "./stable_diffusion/call_options.ts";
 export * from "./stable_diffusion/pipeline_stable_diffusion.ts";
-export { type AnyScheduler, type CustomTimesteps, retrieve_timesteps } from "./timesteps.ts";
+export { type CustomTimesteps, retrieve_timesteps } from "./timesteps.ts";
 export * from "./tokenization_clip.ts";

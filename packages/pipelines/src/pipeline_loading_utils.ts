@@ -95,7 +95,7 @@ export function componentEntry(name: string, written: unknown, optional: boolean
   }
   const entry = componentRegistry[className.replace(/^Flax/, "")];
   if (entry !== undefined) return entry;
-  const known = [...Object.keys(componentRegistry), ...Object.keys(schedulerRegistry)];
+  const known = Object.keys(className.endsWith("Scheduler") ? schedulerRegistry : componentRegistry);
   throw new UnsupportedModelError(
     `${MODEL_INDEX}, ${name}: the class ${className} of ${library} is not built (yet). ` +
       (optional ? `Pass { ${name}: null } to do without it.` : `There are: ${known.join(", ")}.`),

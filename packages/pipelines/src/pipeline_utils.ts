@@ -5,6 +5,7 @@ import {
   type LoadOptions,
   makeCallable,
   openSource,
+  type Scheduler,
   type SourceLike,
   schedulerRegistry,
   subSource,
@@ -31,21 +32,14 @@ import {
   pipelineClassName,
   readModelIndex,
 } from "./pipeline_loading_utils.ts";
-import type { AnyScheduler } from "./timesteps.ts";
 import type { CLIPTokenizer } from "./tokenization_clip.ts";
 
 /** What a pipeline may be made of. */
-export type Component =
-  | AnyScheduler
-  | AutoencoderKL
-  | CLIPTextModel
-  | CLIPTokenizer
-  | UNet2DConditionModel
-  | UNet2DModel;
+export type Component = Scheduler | AutoencoderKL | CLIPTextModel | CLIPTokenizer | UNet2DConditionModel | UNet2DModel;
 
 /** The components of any pipeline, by name; null for one that was left out. */
 export interface PipelineComponents {
-  readonly scheduler?: AnyScheduler | null;
+  readonly scheduler?: Scheduler | null;
   readonly unet?: UNet2DConditionModel | UNet2DModel | null;
   readonly vae?: AutoencoderKL | null;
   readonly text_encoder?: CLIPTextModel | null;
@@ -326,7 +320,7 @@ function classPair(component: Component | null): [string, string] | [null, null]
 
 /** @throws ValueError for a component of another kind than model_index.json asks for. */
 function checkComponent(key: string, written: unknown, component: Component): void {
-  const isScheduler = typeof (component as Partial<AnyScheduler>).set_timesteps === "function";
+  const isScheduler = typeof (component as Partial<Scheduler>).set_timesteps === "function";
   const expected = Array.isArray(written) ? String(written[1]) : key;
   const wantsScheduler = expected in schedulerRegistry || key === "scheduler";
   const wantsTokenizer = key.startsWith("tokenizer");

@@ -1,16 +1,7 @@
-import {
-  type BaseSchedulerConfig,
-  type SchedulerClass,
-  type SchedulerMixin,
-  type StepOptions,
-  ValueError,
-} from "@diffusers-web/core";
-
-/** Any scheduler. */
-export type AnyScheduler = SchedulerMixin<BaseSchedulerConfig>;
+import { type Scheduler, type SchedulerClass, type StepOptions, ValueError } from "@diffusers-web/core";
 
 /** The class of a scheduler, with the lists of what its methods take. */
-export function schedulerClass(scheduler: AnyScheduler): SchedulerClass {
+export function schedulerClass(scheduler: Scheduler): SchedulerClass {
   return scheduler.constructor as unknown as SchedulerClass;
 }
 
@@ -28,7 +19,7 @@ export interface CustomTimesteps {
  * @see Diffusers `retrieve_timesteps`
  */
 export function retrieve_timesteps(
-  scheduler: AnyScheduler,
+  scheduler: Scheduler,
   num_inference_steps: number,
   { timesteps, sigmas }: CustomTimesteps = {},
 ): { timesteps: number[]; num_inference_steps: number } {
@@ -61,7 +52,7 @@ export function retrieve_timesteps(
 }
 
 /** Those of `options` that the scheduler's `step` takes. @see Diffusers `prepare_extra_step_kwargs` */
-export function stepOptions(scheduler: AnyScheduler, options: StepOptions): StepOptions {
+export function stepOptions(scheduler: Scheduler, options: StepOptions): StepOptions {
   const { step_options } = schedulerClass(scheduler);
   return Object.fromEntries(
     Object.entries(options).filter(([key, value]) => step_options.includes(key) && value != null),

@@ -13,6 +13,7 @@ export * from "./scheduling_pndm.ts";
 export {
   type BaseSchedulerConfig,
   type PredictionType,
+  type Scheduler,
   type SchedulerClass,
   SchedulerMixin,
   type SchedulerOutput,

@@ -23,7 +23,6 @@ import {
   karrasDiffusionFields,
   karrasDiffusionSchedulers,
   type PredictionType,
-  SchedulerMixin,
   type SchedulerOutput,
   type SetTimestepsOptions,
   type StepOptions,
@@ -32,16 +31,18 @@ import {
 } from "./scheduling_utils.ts";
 import {
   betaSigmas,
+  checkSigmaConfig,
   exponentialSigmas,
   flowSigmas,
   interpolate,
   karrasSigmas,
   logSigmas,
   luSigmas,
+  type SigmaConfig,
   sigmaToT,
 } from "./sigmas.ts";
 import { leadingTimesteps, linspaceTimesteps, roundHalfEven, trailingTimesteps } from "./spacing.ts";
-import { checkSigmaConfig, indexForTimestep, type SigmaConfig } from "./step_index.ts";
+import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
 import type { ThresholdingConfig } from "./thresholding.ts";
 
 /** Config of {@link DPMSolverMultistepScheduler}. */
@@ -93,7 +94,7 @@ const NAME = "DPMSolverMultistepScheduler";
  *
  * @see Diffusers `DPMSolverMultistepScheduler`; https://huggingface.co/papers/2211.01095
  */
-export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultistepSchedulerConfig> {
+export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolverMultistepSchedulerConfig> {
   static override readonly name: string = NAME;
   static override readonly config_defaults: Readonly<DPMSolverMultistepSchedulerConfig> =
     configDefaults<DPMSolverMultistepSchedulerConfig>({
@@ -146,8 +147,6 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
 
   /** `flow_shift`, or `exp(mu)` since `set_timesteps` was last given one. */
   private flowShift: number;
-  private stepIndex: number | null = null;
-  private beginIndex: number | null = null;
   /** The last converted model outputs, the latest first, up to `solver_order`. */
   private modelOutputs: Float32Array[] = [];
 
@@ -187,21 +186,6 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
         { className: NAME, field: "final_sigmas_type", found: "zero", expected: "sigma_min" },
       );
     }
-  }
-
-  /** The index of the next step; null before the first. */
-  get step_index(): number | null {
-    return this.stepIndex;
-  }
-
-  /** The index of the first step, as {@link set_begin_index} set it. */
-  get begin_index(): number | null {
-    return this.beginIndex;
-  }
-
-  /** Says where a run that starts midway begins. `set_timesteps` forgets it. */
-  override set_begin_index(begin_index: number = 0): void {
-    this.beginIndex = begin_index;
   }
 
   /**
@@ -271,8 +255,7 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
     this.timesteps = Int32Array.from(timesteps);
     this.num_inference_steps = timesteps.length;
     this.modelOutputs = [];
-    this.stepIndex = null;
-    this.beginIndex = null;
+    this.resetIndex();
   }
 
   private checkTimestepsAllowed(): void {
@@ -313,7 +296,7 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
   }
 
   /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
+  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
     const index = indexForTimestep(schedule_timesteps, timestep);
     return index < 0 ? this.timesteps.length - 1 : index;
   }
@@ -348,7 +331,7 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
     if (this.num_inference_steps === null) stepsNotSet(NAME);
     const { solver_order, lower_order_final, euler_at_final, final_sigmas_type, solver_type } = this.config;
     const algorithm_type = this.config.algorithm_type as DPMAlgorithmType;
-    const index = this.stepIndex ?? this.beginIndex ?? this.index_for_timestep(timestep);
+    const index = this.startAt(timestep);
     const sigma = entry(this.sigmas, index, NAME, "step");
     const m0 = convertModelOutput(NAME, this.config, model_output, sample, this.splitSigma(sigma), sigma);
 
@@ -391,9 +374,7 @@ export class DPMSolverMultistepScheduler extends SchedulerMixin<DPMSolverMultist
    * @param timesteps one for all, or one per batch item
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const levels = Array.from(timesteps, (t) =>
-      this.level(this.beginIndex === null ? this.index_for_timestep(t) : (this.stepIndex ?? this.beginIndex)),
-    );
+    const levels = this.noiseIndices(timesteps).map((index) => this.level(index));
     const alphas = Float32Array.from(levels, (level) => level.alpha);
     const sigmas = Float32Array.from(levels, (level) => level.sigma);
     return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);

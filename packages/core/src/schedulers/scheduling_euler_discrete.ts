@@ -17,15 +17,23 @@ import {
   karrasDiffusionFields,
   karrasDiffusionSchedulers,
   type PredictionType,
-  SchedulerMixin,
   type SchedulerOutput,
   type SetTimestepsOptions,
   type StepOptions,
   type TimestepSpacing,
 } from "./scheduling_utils.ts";
-import { betaSigmas, exponentialSigmas, interpolate, karrasSigmas, logSigmas, sigmaToT } from "./sigmas.ts";
+import {
+  betaSigmas,
+  checkSigmaConfig,
+  exponentialSigmas,
+  interpolate,
+  karrasSigmas,
+  logSigmas,
+  type SigmaConfig,
+  sigmaToT,
+} from "./sigmas.ts";
 import { leadingTimesteps, linspaceTimesteps, trailingTimesteps } from "./spacing.ts";
-import { checkSigmaConfig, indexForTimestep, type SigmaConfig, unknownTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 
 /** Config of {@link EulerDiscreteScheduler}. */
 export interface EulerDiscreteSchedulerConfig extends BetaConfig, SigmaConfig {
@@ -59,7 +67,7 @@ const NAME = "EulerDiscreteScheduler";
  *
  * @see Diffusers `EulerDiscreteScheduler`; https://huggingface.co/papers/2206.00364 (algorithm 2)
  */
-export class EulerDiscreteScheduler extends SchedulerMixin<EulerDiscreteSchedulerConfig> {
+export class EulerDiscreteScheduler extends IndexedSchedulerMixin<EulerDiscreteSchedulerConfig> {
   static override readonly name: string = NAME;
   static override readonly config_defaults: Readonly<EulerDiscreteSchedulerConfig> =
     configDefaults<EulerDiscreteSchedulerConfig>({
@@ -96,8 +104,6 @@ export class EulerDiscreteScheduler extends SchedulerMixin<EulerDiscreteSchedule
   /** `[num_train_timesteps]`. */
   readonly alphas_cumprod: Float32Array;
 
-  private stepIndex: number | null = null;
-  private beginIndex: number | null = null;
   private scaleInputCalled = false;
 
   /**
@@ -128,21 +134,6 @@ export class EulerDiscreteScheduler extends SchedulerMixin<EulerDiscreteSchedule
     const { timestep_spacing } = this.config;
     if (timestep_spacing === "linspace" || timestep_spacing === "trailing") return max_sigma;
     return sqrt32(Math.fround(Math.fround(max_sigma * max_sigma) + 1));
-  }
-
-  /** The index of the next step; null before the first. */
-  get step_index(): number | null {
-    return this.stepIndex;
-  }
-
-  /** The index of the first step, as {@link set_begin_index} set it. */
-  get begin_index(): number | null {
-    return this.beginIndex;
-  }
-
-  /** Says where a run that starts midway begins. `set_timesteps` forgets it. */
-  override set_begin_index(begin_index: number = 0): void {
-    this.beginIndex = begin_index;
   }
 
   /** Divides by `sqrt(sigma² + 1)`. Call it once before each `step`. */
@@ -206,8 +197,7 @@ export class EulerDiscreteScheduler extends SchedulerMixin<EulerDiscreteSchedule
     this.num_inference_steps = steps;
     this.timesteps = this.isContinuous() ? continuousTimesteps(sigmas.subarray(0, -1)) : timesteps;
     this.sigmas = sigmas;
-    this.stepIndex = null;
-    this.beginIndex = null;
+    this.resetIndex();
   }
 
   private checkTimestepsAllowed(): void {
@@ -261,17 +251,6 @@ export class EulerDiscreteScheduler extends SchedulerMixin<EulerDiscreteSchedule
 
   private isContinuous(): boolean {
     return this.config.timestep_type === "continuous" && this.config.prediction_type === "v_prediction";
-  }
-
-  /** The index in `timesteps`; of a timestep that comes twice, the second. @throws ValueError when it is not there. */
-  index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, Math.fround(timestep));
-    return index < 0 ? unknownTimestep(NAME, timestep) : index;
-  }
-
-  private startAt(timestep: number): number {
-    this.stepIndex ??= this.beginIndex ?? this.index_for_timestep(timestep);
-    return this.stepIndex;
   }
 
   private sigmaAt(index: number): number {
@@ -358,9 +337,7 @@ export class EulerDiscreteScheduler extends SchedulerMixin<EulerDiscreteSchedule
    * @param timesteps one for all, or one per batch item
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const sigmas = Float32Array.from(timesteps, (t) =>
-      this.sigmaAt(this.beginIndex === null ? this.index_for_timestep(t) : (this.stepIndex ?? this.beginIndex)),
-    );
+    const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
     const ones = sigmas.map(() => 1);
     return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
   }

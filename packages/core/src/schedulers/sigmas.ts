@@ -1,6 +1,27 @@
+import { ValueError } from "../errors.ts";
 import { betaQuantile } from "./beta_distribution.ts";
 import { numpyLog32 } from "./float32.ts";
 import { linspace } from "./spacing.ts";
+
+/** The config fields that choose how sigmas are spaced; at most one of the three may be set. */
+export interface SigmaConfig {
+  /** Whether to space sigmas as Karras et al. Default false. */
+  use_karras_sigmas: boolean | null;
+  /** Whether to space sigmas exponentially. Default false. */
+  use_exponential_sigmas: boolean | null;
+  /** Whether to space sigmas by quantiles of a beta distribution. Default false. */
+  use_beta_sigmas: boolean | null;
+}
+
+/** @throws ValueError when more than one spacing of sigmas is asked for. */
+export function checkSigmaConfig(where: string, config: Readonly<SigmaConfig>): void {
+  const { use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas } = config;
+  if (Number(use_karras_sigmas) + Number(use_exponential_sigmas) + Number(use_beta_sigmas) <= 1) return;
+  throw new ValueError("Only one of `use_beta_sigmas`, `use_exponential_sigmas`, `use_karras_sigmas` can be set.", {
+    className: where,
+    field: "use_karras_sigmas",
+  });
+}
 
 /**
  * `numpy.interp(x, arange(table.length), table)`: between the entries of a table linearly, its ends beyond.

@@ -1,4 +1,5 @@
 import { ValueError } from "../errors.ts";
+import { SchedulerMixin } from "./scheduling_utils.ts";
 
 /**
  * Where `timestep` is in a schedule; -1 where it is not. Of a timestep that comes twice it is the second place, so
@@ -20,22 +21,54 @@ export function unknownTimestep(where: string, timestep: number): never {
   );
 }
 
-/** The config fields that choose how sigmas are spaced; at most one of the three may be set. */
-export interface SigmaConfig {
-  /** Whether to space sigmas as Karras et al. Default false. */
-  use_karras_sigmas: boolean | null;
-  /** Whether to space sigmas exponentially. Default false. */
-  use_exponential_sigmas: boolean | null;
-  /** Whether to space sigmas by quantiles of a beta distribution. Default false. */
-  use_beta_sigmas: boolean | null;
-}
+/**
+ * A scheduler that finds its first timestep and then counts its steps, for a timestep may come twice in its schedule.
+ *
+ * @see Diffusers `_init_step_index`
+ */
+export abstract class IndexedSchedulerMixin<C extends object> extends SchedulerMixin<C> {
+  static override readonly name: string = "IndexedSchedulerMixin";
 
-/** @throws ValueError when more than one spacing of sigmas is asked for. */
-export function checkSigmaConfig(where: string, config: Readonly<SigmaConfig>): void {
-  const { use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas } = config;
-  if (Number(use_karras_sigmas) + Number(use_exponential_sigmas) + Number(use_beta_sigmas) <= 1) return;
-  throw new ValueError("Only one of `use_beta_sigmas`, `use_exponential_sigmas`, `use_karras_sigmas` can be set.", {
-    className: where,
-    field: "use_karras_sigmas",
-  });
+  protected stepIndex: number | null = null;
+  protected beginIndex: number | null = null;
+
+  /** The index of the next step; null before the first. */
+  get step_index(): number | null {
+    return this.stepIndex;
+  }
+
+  /** The index of the first step, as {@link set_begin_index} set it. */
+  get begin_index(): number | null {
+    return this.beginIndex;
+  }
+
+  /** Says where a run that starts midway (image to image) begins. `set_timesteps` forgets it. */
+  set_begin_index(begin_index: number = 0): void {
+    this.beginIndex = begin_index;
+  }
+
+  /** The index in `timesteps`; of a timestep that comes twice, the second. @throws ValueError when it is not there. */
+  index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
+    const index = indexForTimestep(schedule_timesteps, Math.fround(timestep));
+    return index < 0 ? unknownTimestep((this.constructor as { name: string }).name, timestep) : index;
+  }
+
+  /** The index of the step at hand: only the first timestep of a run is looked at. */
+  protected startAt(timestep: number): number {
+    this.stepIndex ??= this.beginIndex ?? this.index_for_timestep(timestep);
+    return this.stepIndex;
+  }
+
+  /** For `add_noise`: the place of each timestep, or once there is a begin index, that at which the run is. */
+  protected noiseIndices(timesteps: ArrayLike<number>): number[] {
+    return Array.from(timesteps, (t) =>
+      this.beginIndex === null ? this.index_for_timestep(t) : (this.stepIndex ?? this.beginIndex),
+    );
+  }
+
+  /** For `set_timesteps`. */
+  protected resetIndex(): void {
+    this.stepIndex = null;
+    this.beginIndex = null;
+  }
 }

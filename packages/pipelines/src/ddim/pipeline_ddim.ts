@@ -1,4 +1,12 @@
-import { checkOptions, DDIMScheduler, type Generator, type RawImage, randn_tensor, Tensor } from "@diffusers-web/core";
+import {
+  checkOptions,
+  DDIMScheduler,
+  type Generator,
+  type RawImage,
+  randn_tensor,
+  type Scheduler,
+  Tensor,
+} from "@diffusers-web/core";
 import type { UNet2DModel } from "@diffusers-web/models";
 import { nextTask, type RunOptions } from "../calls.ts";
 import { checkGenerator, checkNumber, checkOutputType, checkReturnDict, checkWhole, replaced } from "../checks.ts";
@@ -7,7 +15,7 @@ import { describeImages } from "../generation_metadata.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, OutputType, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
-import { type AnyScheduler, stepOptions } from "../timesteps.ts";
+import { stepOptions } from "../timesteps.ts";
 
 /** What a {@link DDIMPipeline} is called with. */
 export interface DDIMOptions extends RunOptions {
@@ -32,7 +40,7 @@ export interface DDIMOptions extends RunOptions {
 
 export interface DDIMPipeline extends PipelineCall<DDIMOptions> {
   unet: UNet2DModel;
-  scheduler: AnyScheduler;
+  scheduler: Scheduler;
 }
 
 /**
@@ -44,7 +52,7 @@ export class DDIMPipeline extends DiffusionPipeline {
   static override readonly name: string = "DDIMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
 
-  constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: AnyScheduler }) {
+  constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: Scheduler }) {
     super();
     this.register_modules({ unet: parts.unet, scheduler: DDIMScheduler.from_config(parts.scheduler.config) });
   }

@@ -1,4 +1,4 @@
-import { checkOptions, type Generator, type RawImage, randn_tensor, Tensor } from "@diffusers-web/core";
+import { checkOptions, type Generator, type RawImage, randn_tensor, type Scheduler, Tensor } from "@diffusers-web/core";
 import type { UNet2DModel } from "@diffusers-web/models";
 import { nextTask, type RunOptions } from "../calls.ts";
 import { checkGenerator, checkOutputType, checkReturnDict, checkWhole, replaced } from "../checks.ts";
@@ -6,7 +6,7 @@ import { describeImages } from "../generation_metadata.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, OutputType, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
-import { type AnyScheduler, stepOptions } from "../timesteps.ts";
+import { stepOptions } from "../timesteps.ts";
 import { sampleShape } from "./sample_shape.ts";
 
 /** What a {@link DDPMPipeline} is called with. */
@@ -28,7 +28,7 @@ export interface DDPMOptions extends RunOptions {
 
 export interface DDPMPipeline extends PipelineCall<DDPMOptions> {
   unet: UNet2DModel;
-  scheduler: AnyScheduler;
+  scheduler: Scheduler;
 }
 
 /**
@@ -45,7 +45,7 @@ export class DDPMPipeline extends DiffusionPipeline {
   static override readonly name: string = "DDPMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
 
-  constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: AnyScheduler }) {
+  constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: Scheduler }) {
     super();
     this.register_modules({ unet: parts.unet, scheduler: parts.scheduler });
   }

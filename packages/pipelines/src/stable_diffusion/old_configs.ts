@@ -1,5 +1,5 @@
+import type { Scheduler } from "@diffusers-web/core";
 import type { UNet2DConditionModel } from "@diffusers-web/models";
-import type { AnyScheduler } from "../timesteps.ts";
 
 /**
  * Early checkpoints of Stable Diffusion came with config values that were wrong: Diffusers puts them right whenever a
@@ -7,7 +7,7 @@ import type { AnyScheduler } from "../timesteps.ts";
  *
  * @see Diffusers `StableDiffusionPipeline.__init__`
  */
-export function updateOldConfigs(scheduler: AnyScheduler | null, unet: UNet2DConditionModel | null): void {
+export function updateOldConfigs(scheduler: Scheduler | null, unet: UNet2DConditionModel | null): void {
   const config = scheduler?.config as Readonly<Record<string, unknown>> | undefined;
   if ((config?.["steps_offset"] ?? 1) !== 1) {
     warnOfOldConfig("scheduler_config.json", "steps_offset", config?.["steps_offset"], 1);

@@ -1,4 +1,11 @@
-import { Generator, randn_tensor, Tensor, UnsupportedModelError, ValueError } from "@diffusers-web/core";
+import {
+  Generator,
+  randn_tensor,
+  type Scheduler,
+  Tensor,
+  UnsupportedModelError,
+  ValueError,
+} from "@diffusers-web/core";
 import type { AutoencoderKL, CLIPTextModel, UNet2DConditionModel } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
 import { checkGenerator, checkTensor, replaced } from "../checks.ts";
@@ -8,7 +15,7 @@ import { VaeImageProcessor } from "../image_processor.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
 import { type EncodePromptOptions, encode_prompt, type Prompt, type PromptEmbeddings } from "../prompt.ts";
-import { type AnyScheduler, retrieve_timesteps, stepOptions } from "../timesteps.ts";
+import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import type { CLIPTokenizer } from "../tokenization_clip.ts";
 import {
   type CallbackTensors,
@@ -25,7 +32,7 @@ export interface StableDiffusionParts {
   readonly text_encoder: CLIPTextModel | null;
   readonly tokenizer: CLIPTokenizer | null;
   readonly unet: UNet2DConditionModel;
-  readonly scheduler: AnyScheduler;
+  readonly scheduler: Scheduler;
   readonly safety_checker?: null;
   readonly feature_extractor?: null;
   readonly image_encoder?: null;
@@ -38,7 +45,7 @@ export interface StableDiffusionPipeline extends PromptPipelineCall<StableDiffus
   text_encoder: CLIPTextModel;
   tokenizer: CLIPTokenizer;
   unet: UNet2DConditionModel;
-  scheduler: AnyScheduler;
+  scheduler: Scheduler;
 }
 
 /**
