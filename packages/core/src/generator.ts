@@ -1,4 +1,4 @@
-import { boxMuller16 } from "./box_muller.ts";
+import { boxMuller } from "./box_muller.ts";
 import { ValueError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 import { elementCount } from "./tensor_shapes.ts";
@@ -150,11 +150,11 @@ export class Generator {
       return new Tensor("float32", few, dims);
     }
     const values = this.uniform(size);
-    for (let begin = 0; begin + 16 <= size; begin += 16) boxMuller16(values, begin);
+    boxMuller(values, 0, size);
     if (size % 16 !== 0) {
       // The last sixteen are drawn anew where they do not make a group of their own.
       values.set(this.uniform(16), size - 16);
-      boxMuller16(values, size - 16);
+      boxMuller(values, size - 16, size);
     }
     return new Tensor("float32", values, dims);
   }
@@ -192,7 +192,15 @@ export class Generator {
 
   private uniform(size: number): Float32Array {
     const values = new Float32Array(size);
-    for (let i = 0; i < size; i++) values[i] = (this.word() & 0xffffff) * 2 ** -24;
+    const { words } = this;
+    let at = 0;
+    while (at < size) {
+      this.refill();
+      let next = this.next;
+      const end = Math.min(at + N - next, size);
+      for (; at < end; at++) values[at] = (temper(words[next++]!) & 0xffffff) * 2 ** -24;
+      this.next = next;
+    }
     return values;
   }
 
@@ -218,24 +226,34 @@ export class Generator {
 
   /** The next 32 bits. */
   private word(): number {
-    if (this.next === 0 || this.next === N) {
-      twist(this.words);
-      this.next = 0;
-    }
-    let y = this.words[this.next++]!;
-    y ^= y >>> 11;
-    y ^= (y << 7) & 0x9d2c5680;
-    y ^= (y << 15) & 0xefc60000;
-    return (y ^ (y >>> 18)) >>> 0;
+    this.refill();
+    return temper(this.words[this.next++]!) >>> 0;
   }
+
+  private refill(): void {
+    if (this.next !== 0 && this.next !== N) return;
+    twist(this.words);
+    this.next = 0;
+  }
+}
+
+/** Scrambles a word of the state, as an int32. */
+function temper(word: number): number {
+  let y = word ^ (word >>> 11);
+  y ^= (y << 7) & 0x9d2c5680;
+  y ^= (y << 15) & 0xefc60000;
+  return y ^ (y >>> 18);
 }
 
 /** Makes the next N words of the Mersenne Twister. */
 function twist(words: Uint32Array): void {
-  for (let k = 0; k < N; k++) {
-    const y = (words[k]! & 0x80000000) | (words[(k + 1) % N]! & 0x7fffffff);
-    words[k] = words[(k + M) % N]! ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
-  }
+  const step = (k: number, next: number, far: number): void => {
+    const y = (words[k]! & 0x80000000) | (words[next]! & 0x7fffffff);
+    words[k] = words[far]! ^ (y >>> 1) ^ (-(y & 1) & 0x9908b0df);
+  };
+  for (let k = 0; k < N - M; k++) step(k, k + 1, k + M);
+  for (let k = N - M; k < N - 1; k++) step(k, k + 1, k + M - N);
+  step(N - 1, 0, M - 1);
 }
 
 function describe(value: unknown): string {
