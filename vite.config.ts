@@ -1,8 +1,13 @@
+import { fileURLToPath } from "node:url";
 import { defaultClientConditions, defaultServerConditions } from "vite";
 import { defineConfig, type ViteUserConfigFnObject } from "vitest/config";
 
 // Workspace packages resolve to their TypeScript sources: tests and the demo need no build.
 const source = "@diffusers-web/source";
+/** The pages of the demo: the picture's, and the schedulers' in its guide. */
+const demoPages = ["index.html", "schedulers.html"].map((page) =>
+  fileURLToPath(new URL(`demo/${page}`, import.meta.url)),
+);
 
 /**
  * One configuration for three uses: the demo (`vite`, `vite build`, `vite preview`), the pages that the browser tests
@@ -26,7 +31,7 @@ const config: ViteUserConfigFnObject = defineConfig(({ mode }) => ({
     target: "es2022",
     // Gzipping onnxruntime's .wasm files, only to print their size, takes longer than the build.
     reportCompressedSize: false,
-    rolldownOptions: { checks: { pluginTimings: false } },
+    rolldownOptions: { input: demoPages, checks: { pluginTimings: false } },
   },
   test: {
     root: ".",

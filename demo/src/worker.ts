@@ -68,7 +68,7 @@ async function handle(request: Exclude<Request, { type: "abort" }>, signal: Abor
   const { run } = request;
   const current = await load(request, signal);
   const device = describe(current.pipeline.unet.device_info, request.device);
-  const [scheduler = ""] = schedulerNames((one) => current.saved instanceof one);
+  const [scheduler = ""] = schedulerNames((one) => current.saved.constructor === one);
   const schedulers = Object.keys(schedulerRegistry).filter((name) => current.saved.compatibles.includes(name));
   reply({ type: "loaded", run, device, scheduler, schedulers });
   if (request.type === "load") reply({ type: "ready", run });

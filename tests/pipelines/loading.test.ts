@@ -342,6 +342,12 @@ const broken: [string, (path: string) => void, ErrorClass, RegExp][] = [
   ],
   ["no class", editIndex(({ _class_name, ...index }) => index), UnsupportedModelError, /no _class_name/],
   [
+    "a scheduler that there is not",
+    editIndex((index) => ({ ...index, scheduler: ["diffusers", "AmusedScheduler"] })),
+    UnsupportedModelError,
+    /scheduler: the class AmusedScheduler .*There are: .*DDIMScheduler.*UniPCMultistepScheduler/,
+  ],
+  [
     "an unknown component class",
     editIndex((index) => ({ ...index, unet: ["diffusers", "UNet3DConditionModel"] })),
     UnsupportedModelError,

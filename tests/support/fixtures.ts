@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { gunzipSync } from "node:zlib";
 
 /** The path of a committed fixture, e.g. `fixturePath("schedulers/ddpm.safetensors")`. */
 export function fixturePath(name: string): string {
@@ -8,6 +9,11 @@ export function fixturePath(name: string): string {
 
 export function fixtureText(name: string): string {
   return readFileSync(fixturePath(name), "utf8");
+}
+
+/** A fixture that is packed with gzip, as text. */
+export function fixtureGzip(name: string): string {
+  return gunzipSync(readFileSync(fixturePath(name))).toString("utf8");
 }
 
 export interface FixtureTensor {

@@ -46,6 +46,7 @@ export interface ConfigClass<T> {
   readonly config_name: string;
   readonly config_defaults: object;
   readonly compatible_fields: readonly string[];
+  readonly deprecated_fields?: readonly string[];
 }
 
 /** What a class makes; of one out of several classes, one out of theirs. */
@@ -65,6 +66,11 @@ export abstract class ConfigMixin<C extends object> {
   static readonly config_defaults: object = {};
   /** Fields that only compatible classes take: kept hidden in the config, so that `from_config` there and back is lossless. */
   static readonly compatible_fields: readonly string[] = [];
+  /**
+   * Fields that the constructor still heeds, but does not keep. A class that has any also takes what nobody knows, with
+   * a warning, as Python's `**kwargs` do.
+   */
+  static readonly deprecated_fields: readonly string[] = [];
 
   // An ordinary property: models and pipelines are functions that take over their instance's own properties.
   private _config!: FrozenConfig<C>;
@@ -74,9 +80,16 @@ export abstract class ConfigMixin<C extends object> {
    * @throws TypeError for a field the class does not have, naming the nearest one it has.
    */
   constructor(config: Partial<C> = {}) {
-    const { config_defaults: defaults, name } = new.target as unknown as ConfigClass<unknown>;
+    const { config_defaults: defaults, deprecated_fields = [], name } = new.target as unknown as ConfigClass<unknown>;
     const publicKeys = Object.keys(config).filter((key) => !key.startsWith("_"));
-    checkOptions(name, Object.fromEntries(publicKeys.map((key) => [key, true])), Object.keys(defaults));
+    if (deprecated_fields.length === 0) {
+      checkOptions(name, Object.fromEntries(publicKeys.map((key) => [key, true])), Object.keys(defaults));
+    } else {
+      for (const key of publicKeys) {
+        if (!Object.hasOwn(defaults, key) && !deprecated_fields.includes(key))
+          warnIgnored(name, key, Object.keys(defaults));
+      }
+    }
 
     const given = floatsOf(config);
     const declared = floatsOf(defaults);
@@ -276,6 +289,7 @@ function fromConfig<T extends ConfigMixin<object>>(cls: ConfigClass<T>, config: 
     ([key]) => key !== "_use_default_values" && !usedDefaults.includes(key),
   );
   const expected = Object.keys(cls.config_defaults);
+  const deprecated = cls.deprecated_fields ?? [];
 
   const className = config["_class_name"] ?? name;
   if (typeof className !== "string" && !Array.isArray(className)) {
@@ -287,7 +301,7 @@ function fromConfig<T extends ConfigMixin<object>>(cls: ConfigClass<T>, config: 
     });
   }
   const given = Object.fromEntries(Object.entries(kwargs).filter(([, value]) => value !== undefined));
-  checkOptions(`${name}.from_config`, given, expected);
+  checkOptions(`${name}.from_config`, given, [...expected, ...deprecated]);
 
   const declared = floatsOf(cls.config_defaults);
   const init: Record<string, unknown> = {};
@@ -307,18 +321,25 @@ function fromConfig<T extends ConfigMixin<object>>(cls: ConfigClass<T>, config: 
   const writtenByOther = typeof className === "string" && className !== name;
   for (const [key] of original) {
     const known = Object.hasOwn(init, key) || key.startsWith("_") || key === "quantization_config";
-    if (known || writtenByOther || cls.compatible_fields.includes(key)) continue;
-    const guess = nearest(key, expected);
-    console.warn(
-      `The config attribute \`${key}\` was passed to ${name}, but is not expected and will be ignored.` +
-        (guess === undefined ? "" : ` Did you mean \`${guess}\`?`),
-    );
+    if (known || writtenByOther || cls.compatible_fields.includes(key) || deprecated.includes(key)) continue;
+    warnIgnored(name, key, expected);
   }
 
-  const instance = new cls(markFloats(init, initFloats) as never);
+  const heeded = Object.entries({ ...Object.fromEntries(original), ...given }).filter(([key]) =>
+    deprecated.includes(key),
+  );
+  const instance = new cls(markFloats({ ...init, ...Object.fromEntries(heeded) }, initFloats) as never);
   const hidden = Object.fromEntries(original.filter(([key]) => !Object.hasOwn(init, key)));
   if ("_class_name" in hidden) hidden["_class_name"] = name;
   const hiddenFloats = Object.keys(hidden).filter((key) => floatsOf(config)?.has(key));
   instance.register_to_config(markFloats(hidden, hiddenFloats));
   return instance;
+}
+
+function warnIgnored(className: string, key: string, expected: readonly string[]): void {
+  const guess = nearest(key, expected);
+  console.warn(
+    `The config attribute \`${key}\` was passed to ${className}, but is not expected and will be ignored.` +
+      (guess === undefined ? "" : ` Did you mean \`${guess}\`?`),
+  );
 }

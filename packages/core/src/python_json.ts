@@ -20,12 +20,18 @@ export function floatsOf(container: object): ReadonlySet<string> | undefined {
 export function copyJson<T>(value: T, freeze = false): T {
   if (typeof value !== "object" || value === null) return value;
   if (ArrayBuffer.isView(value)) return copyJson(listOf(value), freeze) as T;
+  if (hasConfig(value)) return value;
   const copy = Array.isArray(value)
     ? value.map((item) => copyJson(item, freeze))
     : Object.fromEntries(Object.entries(value).map(([key, item]) => [key, copyJson(item, freeze)]));
   const floats = floatKeys.get(value);
   if (floats !== undefined) floatKeys.set(copy, floats);
   return (freeze ? Object.freeze(copy) : copy) as T;
+}
+
+/** Whether `value` is an object with a config of its own (UniPC's `solver_p`): kept as it is, never written. */
+function hasConfig(value: object): boolean {
+  return typeof (value as { to_json_string?: unknown }).to_json_string === "function";
 }
 
 /** A typed array's numbers as a list, as numpy's `tolist` gives it: of floats, or of ints. */
@@ -170,12 +176,16 @@ function byCodePoint(a: string, b: string): number {
   return x[at]!.codePointAt(0)! - (y[at]?.codePointAt(0) ?? -1);
 }
 
-/** `json.dumps(value, indent=2, sort_keys=True)`. */
+/** `json.dumps(value, indent=2, sort_keys=True)`. @throws TypeError for a function or an object with a config of its own. */
 export function stringifyPythonJson(value: unknown, indent = ""): string {
   const inner = `${indent}  `;
   if (value === null || value === undefined) return "null";
   if (typeof value === "string") return formatString(value);
   if (typeof value === "number") return Number.isInteger(value) ? formatInt(value) : formatFloat(value);
+  if (typeof value === "function" || (typeof value === "object" && hasConfig(value))) {
+    const what = typeof value === "function" ? "A function" : `A ${value.constructor.name}`;
+    throw new TypeError(`${what} cannot be written as JSON: a config that holds one is not printed or saved.`);
+  }
   if (typeof value !== "object") return String(value);
   if (ArrayBuffer.isView(value)) return stringifyPythonJson(listOf(value), indent);
   const floats = floatKeys.get(value);

@@ -1,5 +1,6 @@
+import { ValueError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkSample, unknownValue } from "./checks.ts";
+import { checkSample, unknownValue, unsupportedValue } from "./checks.ts";
 import { exp32, log32, sqrt32 } from "./float32.ts";
 import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
@@ -29,13 +30,20 @@ export interface DPMSolverWeights {
 
 const f = Math.fround;
 
+/** The parts of a variance-preserving noise level whose sigma of the variance-exploding view is given; or of flow matching's. */
+export function splitSigma(sigma: number, use_flow_sigmas: boolean | null = false): NoiseLevel {
+  if (use_flow_sigmas) return { alpha: f(1 - sigma), sigma };
+  const alpha = f(1 / sqrt32(f(f(sigma * sigma) + 1)));
+  return { alpha, sigma: f(sigma * alpha) };
+}
+
 /** Half the logarithm of the signal-to-noise ratio, the solver's time. */
 export function lambdaOf({ alpha, sigma }: NoiseLevel): number {
   return f(log32(alpha) - log32(sigma));
 }
 
 /**
- * The weights of a multistep update from the noise level `s` to `t`.
+ * The weights of an update from the noise level `s` to `t`.
  *
  * @see https://huggingface.co/papers/2206.00927 (DPM-Solver), https://huggingface.co/papers/2211.01095 (DPM-Solver++)
  */
@@ -141,6 +149,96 @@ export function dpmSolverUpdate(
   return prev;
 }
 
+/**
+ * One singlestep update, of as high an order as there are outputs: from where the leap began, whose output comes last.
+ *
+ * @param x the sample at the noise level `levels[levels.length - 1]`
+ * @param outputs converted model outputs, the latest first, 1 to 3
+ * @param t the noise level to go to
+ * @param levels the noise levels of `outputs`
+ * @param noise for the SDE algorithm
+ */
+export function dpmSolverSinglestepUpdate(
+  algorithm_type: DPMAlgorithmType,
+  solver_type: string,
+  x: Float32Array,
+  outputs: readonly Float32Array[],
+  t: NoiseLevel,
+  levels: readonly NoiseLevel[],
+  noise?: Float32Array,
+): Float32Array {
+  const s = levels[levels.length - 1]!;
+  const D0 = outputs[outputs.length - 1]!;
+  const lambda_s = lambdaOf(s);
+  const h = f(lambdaOf(t) - lambda_s);
+  const w = dpmSolverWeights(algorithm_type, t, s);
+  const midpoint = solver_type === "midpoint";
+  const prev = new Float32Array(x.length);
+  for (let i = 0; i < prev.length; i++) prev[i] = f(w.sample * x[i]!) + f(w.D0 * D0[i]!);
+
+  if (outputs.length > 1) {
+    // The latest output's difference from the first, per share of the leap.
+    const m0 = outputs[0]!;
+    const r0 = f(f(lambdaOf(levels[0]!) - lambda_s) / h);
+    const inverse_r0 = f(1 / r0);
+    if (outputs.length === 2 || midpoint) {
+      const D1 = outputs.length === 2 && midpoint ? w.D1_midpoint : w.D1;
+      for (let i = 0; i < prev.length; i++) prev[i] = prev[i]! + f(D1 * f(inverse_r0 * f(m0[i]! - D0[i]!)));
+    } else {
+      const m1 = outputs[1]!;
+      const r1 = f(f(lambdaOf(levels[1]!) - lambda_s) / h);
+      const inverse_r1 = f(1 / r1);
+      const r = f(r0 - r1);
+      for (let i = 0; i < prev.length; i++) {
+        const D1_0 = f(inverse_r1 * f(m1[i]! - D0[i]!));
+        const D1_1 = f(inverse_r0 * f(m0[i]! - D0[i]!));
+        const D1 = f(f(f(r0 * D1_0) - f(r1 * D1_1)) / r);
+        const D2 = f(f(2 * f(D1_1 - D1_0)) / r);
+        prev[i] = f(prev[i]! + f(w.D1 * D1)) + f(w.D2 * D2);
+      }
+    }
+  }
+  if (noise !== undefined) {
+    for (let i = 0; i < prev.length; i++) prev[i] = prev[i]! + f(w.noise * noise[i]!);
+  }
+  return prev;
+}
+
+/**
+ * Checks the algorithm and the solver of a config. What other classes of the family call theirs stands for the nearest
+ * that there is here.
+ *
+ * @returns the fields to replace
+ * @throws UnsupportedModelError for an algorithm or a solver that there is not.
+ * @throws ValueError for `final_sigmas_type` "zero" of an algorithm without "++", of the classes that have the field.
+ */
+export function checkSolver(
+  where: string,
+  config: { readonly algorithm_type: string; readonly solver_type: string; readonly final_sigmas_type?: string },
+  algorithms: readonly DPMAlgorithmType[],
+): { algorithm_type?: DPMAlgorithmType; solver_type?: DPMSolverType } {
+  const { algorithm_type, solver_type, final_sigmas_type } = config;
+  const replaced: { algorithm_type?: DPMAlgorithmType; solver_type?: DPMSolverType } = {};
+  if (algorithm_type === "deis") replaced.algorithm_type = "dpmsolver++";
+  else if (!(algorithms as readonly string[]).includes(algorithm_type)) {
+    unsupportedValue(where, "algorithm_type", algorithm_type, algorithms);
+  }
+  if (["logrho", "bh1", "bh2"].includes(solver_type)) replaced.solver_type = "midpoint";
+  else if (!["midpoint", "heun"].includes(solver_type)) {
+    unsupportedValue(where, "solver_type", solver_type, ["midpoint", "heun"]);
+  }
+  if (final_sigmas_type === "zero" && !algorithm_type.endsWith("++")) {
+    throw new ValueError(
+      `\`final_sigmas_type\` "zero" is not supported for \`algorithm_type\` "${algorithm_type}". Choose "sigma_min".`,
+      { className: where, field: "final_sigmas_type", found: "zero", expected: "sigma_min" },
+    );
+  }
+  if (!algorithm_type.endsWith("++") && algorithm_type !== "deis") {
+    console.warn(`${where}: \`algorithm_type\` "${algorithm_type}" is deprecated. Choose "${algorithm_type}++".`);
+  }
+  return replaced;
+}
+
 /** The config fields that say what a model's output is, and what the algorithm makes of it. */
 export interface DPMPredictionConfig extends ThresholdingConfig {
   readonly algorithm_type: string;
@@ -181,7 +279,7 @@ export function convertModelOutput(
 }
 
 /** The data prediction x_0 of a model's output. @throws ValueError for an unknown `prediction_type`. */
-function toDataPrediction(
+export function toDataPrediction(
   where: string,
   prediction_type: string,
   output: Float32Array,
@@ -205,7 +303,7 @@ function toDataPrediction(
 }
 
 /** The noise prediction of a model's output. @throws ValueError for an unknown `prediction_type`. */
-function toNoisePrediction(
+export function toNoisePrediction(
   where: string,
   prediction_type: string,
   output: Float32Array,

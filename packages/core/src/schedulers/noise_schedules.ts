@@ -1,5 +1,5 @@
 import { UnsupportedModelError } from "../errors.ts";
-import { exp32, fma32, sqrt32 } from "./float32.ts";
+import { exp32, fma32, log32, sqrt32 } from "./float32.ts";
 
 /** How betas run from `beta_start` to `beta_end`. */
 export type BetaSchedule = "linear" | "scaled_linear" | "squaredcos_cap_v2" | "laplace" | "sigmoid" | (string & {});
@@ -127,4 +127,16 @@ export function rescaleZeroTerminalSnr(betas: Float32Array): Float32Array {
 /** `sqrt((1 - alphas_cumprod) / alphas_cumprod)`: the noise levels of the variance-exploding view, ascending. */
 export function sigmasOf(alphas_cumprod: Float32Array): Float32Array {
   return alphas_cumprod.map((alpha) => sqrt32(Math.fround(Math.fround(1 - alpha) / alpha)));
+}
+
+/** Half the log-SNR of a variance-preserving schedule, descending. */
+export function halfLogSnr(alphas_cumprod: Float32Array): Float32Array {
+  return alphas_cumprod.map((alpha) => log32(sqrt32(alpha)) - log32(sqrt32(Math.fround(1 - alpha))));
+}
+
+/** How many of the last timesteps have a half log-SNR, which descends, below `least`. */
+export function countClipped(lambda_t: Float32Array, least: number): number {
+  let clipped = 0;
+  while (clipped < lambda_t.length && lambda_t[lambda_t.length - 1 - clipped]! < Math.fround(least)) clipped += 1;
+  return clipped;
 }

@@ -3,7 +3,8 @@ import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
 import { checkSample, checkSteps, checkStepsTrained, checkTensor, entry, stepsNotSet, unknownValue } from "./checks.ts";
-import { mixPerSample, sqrt32 } from "./float32.ts";
+import { sqrt32 } from "./float32.ts";
+import { diffuse, moveToLevel, noiseLevel, predictOriginal, velocity } from "./noise_level.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -22,7 +23,7 @@ import {
   type Timesteps,
 } from "./scheduling_utils.ts";
 import { leadingTimesteps, linspaceTimesteps, roundHalfEven, trailingTimesteps } from "./spacing.ts";
-import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
+import { clampSample, type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
 /** Config of {@link DDIMScheduler}. */
 export interface DDIMSchedulerConfig extends BetaConfig, ThresholdingConfig {
@@ -46,6 +47,7 @@ export interface DDIMSchedulerConfig extends BetaConfig, ThresholdingConfig {
 export type DDIMStepOptions = Pick<StepOptions, "eta" | "use_clipped_model_output" | "generator" | "variance_noise">;
 
 const NAME = "DDIMScheduler";
+const PREDICTIONS: readonly PredictionType[] = ["epsilon", "sample", "v_prediction"];
 
 /**
  * Denoising diffusion implicit models: non-Markovian, thus deterministic with few steps unless `eta` adds noise.
@@ -95,7 +97,7 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
   constructor(config: Partial<DDIMSchedulerConfig> = {}) {
     super(config);
     const { num_train_timesteps, rescale_betas_zero_snr, set_alpha_to_one } = this.config;
-    const betas = makeBetas(NAME, this.config, commonBetaSchedules);
+    const betas = makeBetas(this.constructor.name, this.config, commonBetaSchedules);
     this.betas = rescale_betas_zero_snr ? rescaleZeroTerminalSnr(betas) : betas;
     this.alphas = this.betas.map((beta) => 1 - beta);
     this.alphas_cumprod = alphasCumprod(this.betas);
@@ -110,10 +112,11 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
    * @throws ValueError for another number of steps, or an unknown `timestep_spacing`.
    */
   set_timesteps(num_inference_steps: number | null, options: Record<string, never> = {}): void {
-    checkOptions(`${NAME}.set_timesteps`, options, DDIMScheduler.set_timesteps_options);
+    const where = this.constructor.name;
+    checkOptions(`${where}.set_timesteps`, options, DDIMScheduler.set_timesteps_options);
     const { num_train_timesteps, timestep_spacing, steps_offset } = this.config;
-    checkSteps(NAME, num_inference_steps);
-    checkStepsTrained(NAME, num_inference_steps, num_train_timesteps);
+    checkSteps(where, num_inference_steps);
+    checkStepsTrained(where, num_inference_steps, num_train_timesteps);
 
     let spaced: Float64Array;
     if (timestep_spacing === "linspace") {
@@ -124,7 +127,7 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
     } else if (timestep_spacing === "trailing") {
       spaced = trailingTimesteps(num_train_timesteps, num_train_timesteps / num_inference_steps);
     } else {
-      unknownValue(NAME, "timestep_spacing", timestep_spacing, ["linspace", "leading", "trailing"]);
+      unknownValue(where, "timestep_spacing", timestep_spacing, ["linspace", "leading", "trailing"]);
     }
     this.num_inference_steps = num_inference_steps;
     this.timesteps = Int32Array.from(spaced);
@@ -140,9 +143,10 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
    * or both `generator` and `variance_noise`.
    */
   step(model_output: Tensor, timestep: number, sample: Tensor, options: DDIMStepOptions = {}): SchedulerOutput {
-    checkOptions(`${NAME}.step`, options, DDIMScheduler.step_options);
-    if (this.num_inference_steps === null) stepsNotSet(NAME);
-    checkSample(`${NAME}.step`, model_output, sample);
+    const where = this.constructor.name;
+    checkOptions(`${where}.step`, options, DDIMScheduler.step_options);
+    if (this.num_inference_steps === null) stepsNotSet(where);
+    checkSample(`${where}.step`, model_output, sample);
     const { prediction_type, thresholding, clip_sample, clip_sample_range, num_train_timesteps } = this.config;
     const { eta = 0, use_clipped_model_output = false, generator, variance_noise } = options;
 
@@ -151,35 +155,20 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
     const prev_timestep = timestep - Math.floor(num_train_timesteps / this.num_inference_steps);
 
     // 2. alphas and betas
-    const alpha_prod_t = entry(this.alphas_cumprod, timestep, NAME, "timestep");
+    const alpha_prod_t = entry(this.alphas_cumprod, timestep, where, "timestep");
     const alpha_prod_t_prev =
-      prev_timestep >= 0 ? entry(this.alphas_cumprod, prev_timestep, NAME, "timestep") : this.final_alpha_cumprod;
+      prev_timestep >= 0 ? entry(this.alphas_cumprod, prev_timestep, where, "timestep") : this.final_alpha_cumprod;
     const beta_prod_t = Math.fround(1 - alpha_prod_t);
     const beta_prod_t_prev = Math.fround(1 - alpha_prod_t_prev);
 
     // 3. predicted x_0, formula (12), and 4. clip or threshold it
     const x = sample.data;
     const e = model_output.data;
+    const level = noiseLevel(alpha_prod_t);
     const x0 = new Float32Array(sample.size);
-    const sqrt_alpha = sqrt32(alpha_prod_t);
-    const sqrt_beta = sqrt32(beta_prod_t);
-    const range = clip_sample && !thresholding ? Math.fround(clip_sample_range) : Number.POSITIVE_INFINITY;
-    if (prediction_type === "epsilon") {
-      for (let i = 0; i < x0.length; i++) {
-        const original = Math.fround(x[i]! - Math.fround(sqrt_beta * e[i]!)) / sqrt_alpha;
-        x0[i] = Math.min(Math.max(original, -range), range);
-      }
-    } else if (prediction_type === "sample") {
-      for (let i = 0; i < x0.length; i++) x0[i] = Math.min(Math.max(e[i]!, -range), range);
-    } else if (prediction_type === "v_prediction") {
-      for (let i = 0; i < x0.length; i++) {
-        const original = Math.fround(sqrt_alpha * x[i]!) - Math.fround(sqrt_beta * e[i]!);
-        x0[i] = Math.min(Math.max(original, -range), range);
-      }
-    } else {
-      unknownValue(NAME, "prediction_type", prediction_type, ["epsilon", "sample", "v_prediction"]);
-    }
+    predictOriginal(where, prediction_type, PREDICTIONS, e, x, level, x0);
     if (thresholding) thresholdSample(x0, sample.dims[0] ?? 1, this.config);
+    else if (clip_sample) clampSample(x0, clip_sample_range);
 
     // 5. the variance sigma_t(eta), formula (16)
     const variance = Math.fround(
@@ -191,38 +180,23 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
     // Up to eta = 1 it is not negative but for rounding, of which the last step up to pure noise makes NaN in Diffusers.
     const direction_variance = Math.fround(Math.fround(1 - alpha_prod_t_prev) - Math.fround(std_dev_t * std_dev_t));
     const direction_coeff = sqrt32(eta <= 1 ? Math.max(direction_variance, 0) : direction_variance);
-    const sqrt_alpha_prev = sqrt32(alpha_prod_t_prev);
-    // Of a "sample" prediction the noise is that of the unclipped one, which e still holds.
-    const rederive = use_clipped_model_output ? x0 : prediction_type === "sample" ? e : undefined;
+    const prev_level = { sqrt_alpha: sqrt32(alpha_prod_t_prev), sqrt_beta: direction_coeff };
     const prev = new Float32Array(sample.size);
-    if (rederive !== undefined) {
-      for (let i = 0; i < prev.length; i++) {
-        const epsilon = Math.fround(Math.fround(x[i]! - Math.fround(sqrt_alpha * rederive[i]!)) / sqrt_beta);
-        prev[i] = Math.fround(sqrt_alpha_prev * x0[i]!) + Math.fround(direction_coeff * epsilon);
-      }
-    } else if (prediction_type === "v_prediction") {
-      for (let i = 0; i < prev.length; i++) {
-        const epsilon = Math.fround(Math.fround(sqrt_alpha * e[i]!) + Math.fround(sqrt_beta * x[i]!));
-        prev[i] = Math.fround(sqrt_alpha_prev * x0[i]!) + Math.fround(direction_coeff * epsilon);
-      }
-    } else {
-      for (let i = 0; i < prev.length; i++) {
-        prev[i] = Math.fround(sqrt_alpha_prev * x0[i]!) + Math.fround(direction_coeff * e[i]!);
-      }
-    }
+    if (use_clipped_model_output) moveToLevel("sample", x0, x0, x, level, prev_level, prev);
+    else moveToLevel(prediction_type, x0, e, x, level, prev_level, prev);
 
     if (eta > 0) {
       if (variance_noise !== undefined && generator !== undefined) {
         throw new ValueError(
-          "Cannot pass both `generator` and `variance_noise` to DDIMScheduler.step: pass one of them.",
+          `Cannot pass both \`generator\` and \`variance_noise\` to ${where}.step: pass one of them.`,
           {
-            className: NAME,
+            className: where,
             field: "variance_noise",
           },
         );
       }
       const noise = variance_noise ?? randn_tensor(sample.dims, { generator });
-      checkTensor(`${NAME}.step`, "variance_noise", noise, sample.dims);
+      checkTensor(`${where}.step`, "variance_noise", noise, sample.dims);
       for (let i = 0; i < prev.length; i++) prev[i] = prev[i]! + Math.fround(std_dev_t * noise.data[i]!);
     }
 
@@ -238,15 +212,11 @@ export class DDIMScheduler extends SchedulerMixin<DDIMSchedulerConfig> {
    * @param timesteps one for all, or one per batch item
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const alphas = Float32Array.from(timesteps, (t) => entry(this.alphas_cumprod, t, NAME, "timestep"));
-    const sqrt_one_minus = alphas.map((alpha) => sqrt32(Math.fround(1 - alpha)));
-    return mixPerSample(`${NAME}.add_noise`, alphas.map(sqrt32), original_samples, sqrt_one_minus, noise);
+    return diffuse(this.constructor.name, this.alphas_cumprod, original_samples, noise, timesteps);
   }
 
   /** The velocity that a v-prediction model is trained to give for `sample` and `noise`. */
   get_velocity(sample: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const alphas = Float32Array.from(timesteps, (t) => entry(this.alphas_cumprod, t, NAME, "timestep"));
-    const minus_sqrt_one_minus = alphas.map((alpha) => -sqrt32(Math.fround(1 - alpha)));
-    return mixPerSample(`${NAME}.get_velocity`, alphas.map(sqrt32), noise, minus_sqrt_one_minus, sample);
+    return velocity(this.constructor.name, this.alphas_cumprod, sample, noise, timesteps);
   }
 }

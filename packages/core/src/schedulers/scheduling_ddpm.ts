@@ -1,9 +1,18 @@
 import { configDefaults, float } from "../configuration_utils.ts";
-import { checkOptions, ValueError } from "../errors.ts";
+import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
-import { checkSteps, checkStepsTrained, checkTensor, entry, unknownValue } from "./checks.ts";
-import { exp32, log32, mixPerSample, sqrt32 } from "./float32.ts";
+import {
+  checkCustomTimesteps,
+  checkSteps,
+  checkStepsOrTimesteps,
+  checkStepsTrained,
+  entry,
+  unknownValue,
+} from "./checks.ts";
+import { exp32, log32, sqrt32 } from "./float32.ts";
+import { learnedRange, missingVariance, splitVariance } from "./learned_variance.ts";
+import { diffuse, noiseLevel, predictOriginal, velocity } from "./noise_level.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -23,7 +32,8 @@ import {
   type Timesteps,
 } from "./scheduling_utils.ts";
 import { leadingTimesteps, linspaceTimesteps, roundHalfEven, trailingTimesteps } from "./spacing.ts";
-import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
+import { unknownTimestep } from "./step_index.ts";
+import { clampSample, type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
 /** The variance of the noise that a DDPM step adds. */
 export type DDPMVarianceType =
@@ -56,6 +66,7 @@ export interface DDPMSchedulerConfig extends BetaConfig, ThresholdingConfig {
 export type DDPMStepOptions = Pick<StepOptions, "generator">;
 
 const NAME = "DDPMScheduler";
+const PREDICTIONS: readonly PredictionType[] = ["epsilon", "sample", "v_prediction"];
 
 /**
  * Denoising diffusion probabilistic models: ancestral sampling by Langevin dynamics.
@@ -100,7 +111,7 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
   constructor(config: Partial<DDPMSchedulerConfig> = {}) {
     super(config);
     const { num_train_timesteps, rescale_betas_zero_snr } = this.config;
-    const betas = makeBetas(NAME, this.config, [...commonBetaSchedules, "laplace", "sigmoid"]);
+    const betas = makeBetas(this.constructor.name, this.config, [...commonBetaSchedules, "laplace", "sigmoid"]);
     this.betas = rescale_betas_zero_snr ? rescaleZeroTerminalSnr(betas) : betas;
     this.alphas = this.betas.map((beta) => 1 - beta);
     this.alphas_cumprod = alphasCumprod(this.betas);
@@ -114,19 +125,19 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
    * @throws ValueError for both or neither, too many steps, or custom timesteps that do not descend.
    */
   set_timesteps(num_inference_steps: number | null, options: Pick<SetTimestepsOptions, "timesteps"> = {}): void {
-    checkOptions(`${NAME}.set_timesteps`, options, DDPMScheduler.set_timesteps_options);
+    const where = this.constructor.name;
+    checkOptions(`${where}.set_timesteps`, options, DDPMScheduler.set_timesteps_options);
     const { num_train_timesteps, timestep_spacing, steps_offset } = this.config;
     const { timesteps } = options;
+    checkStepsOrTimesteps(where, num_inference_steps, timesteps);
     if (timesteps !== undefined) {
-      if (num_inference_steps !== null) {
-        throw new ValueError("Can only pass one of `num_inference_steps` or `timesteps`.", { field: "timesteps" });
-      }
-      this.timesteps = this.checkCustomTimesteps(timesteps);
+      checkCustomTimesteps(where, timesteps, num_train_timesteps);
+      this.timesteps = Int32Array.from(timesteps);
       this.custom_timesteps = true;
       return;
     }
-    checkSteps(NAME, num_inference_steps);
-    checkStepsTrained(NAME, num_inference_steps, num_train_timesteps);
+    checkSteps(where, num_inference_steps);
+    checkStepsTrained(where, num_inference_steps, num_train_timesteps);
 
     let spaced: Float64Array;
     if (timestep_spacing === "linspace") {
@@ -137,45 +148,18 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
     } else if (timestep_spacing === "trailing") {
       spaced = trailingTimesteps(num_train_timesteps, num_train_timesteps / num_inference_steps);
     } else {
-      unknownValue(NAME, "timestep_spacing", timestep_spacing, ["linspace", "leading", "trailing"]);
+      unknownValue(where, "timestep_spacing", timestep_spacing, ["linspace", "leading", "trailing"]);
     }
     this.num_inference_steps = num_inference_steps;
     this.custom_timesteps = false;
     this.timesteps = Int32Array.from(spaced);
   }
 
-  private checkCustomTimesteps(timesteps: ArrayLike<number>): Int32Array {
-    const { num_train_timesteps } = this.config;
-    for (let i = 1; i < timesteps.length; i++) {
-      if (timesteps[i]! < timesteps[i - 1]!) continue;
-      throw new ValueError(
-        `\`timesteps\` must be in descending order, but ${timesteps[i]} follows ${timesteps[i - 1]}.`,
-        {
-          className: NAME,
-          field: "timesteps",
-        },
-      );
-    }
-    if (timesteps.length === 0 || !(timesteps[0]! < num_train_timesteps)) {
-      throw new ValueError(
-        `\`timesteps\` must start before \`num_train_timesteps\`: ${num_train_timesteps}, but start at ${timesteps[0]}.`,
-        { className: NAME, field: "timesteps", found: String(timesteps[0]), expected: `below ${num_train_timesteps}` },
-      );
-    }
-    return Int32Array.from(timesteps);
-  }
-
   /** The timestep that a step from `timestep` goes to; -1 at the end. */
   previous_timestep(timestep: number): number {
     if (!this.custom_timesteps && this.num_inference_steps === null) return timestep - 1;
     const index = this.timesteps.indexOf(timestep);
-    if (index < 0) {
-      throw new ValueError(`${timestep} is none of the scheduler's timesteps: pass one of \`scheduler.timesteps\`.`, {
-        className: NAME,
-        field: "timestep",
-        found: String(timestep),
-      });
-    }
+    if (index < 0) unknownTimestep(this.constructor.name, timestep);
     return this.timesteps[index + 1] ?? -1;
   }
 
@@ -188,55 +172,33 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
    * @throws ValueError for an unknown `prediction_type`, a timestep or shape that does not fit, or a missing learned variance.
    */
   step(model_output: Tensor, timestep: number, sample: Tensor, options: DDPMStepOptions = {}): SchedulerOutput {
-    checkOptions(`${NAME}.step`, options, DDPMScheduler.step_options);
+    const where = this.constructor.name;
+    checkOptions(`${where}.step`, options, DDPMScheduler.step_options);
     const { prediction_type, variance_type, thresholding, clip_sample, clip_sample_range } = this.config;
     const t = timestep;
     const prev_t = this.previous_timestep(t);
-    const learned =
-      (variance_type === "learned" || variance_type === "learned_range") &&
-      model_output.dims[1] === 2 * (sample.dims[1] ?? Number.NaN);
-    checkTensor(`${NAME}.step`, "sample", sample, sample.dims);
-    const modelDims = sample.dims.map((size, axis) => (learned && axis === 1 ? 2 * size : size));
-    checkTensor(`${NAME}.step`, "model_output", model_output, modelDims);
+    const learns = variance_type === "learned" || variance_type === "learned_range";
+    const { prediction: e, variance: predicted_variance } = splitVariance(
+      `${where}.step`,
+      learns,
+      model_output,
+      sample,
+    );
 
     // 1. alphas and betas
-    const alpha_prod_t = entry(this.alphas_cumprod, t, NAME, "timestep");
-    const alpha_prod_t_prev = prev_t >= 0 ? entry(this.alphas_cumprod, prev_t, NAME, "timestep") : 1;
+    const alpha_prod_t = entry(this.alphas_cumprod, t, where, "timestep");
+    const alpha_prod_t_prev = prev_t >= 0 ? entry(this.alphas_cumprod, prev_t, where, "timestep") : 1;
     const beta_prod_t = Math.fround(1 - alpha_prod_t);
     const beta_prod_t_prev = Math.fround(1 - alpha_prod_t_prev);
     const current_alpha_t = Math.fround(alpha_prod_t / alpha_prod_t_prev);
     const current_beta_t = Math.fround(1 - current_alpha_t);
 
-    // 2. predicted x_0, formula (15), and 3. clip or threshold it. A learned variance lies behind each item's prediction.
+    // 2. predicted x_0, formula (15), and 3. clip or threshold it
     const x = sample.data;
-    const e = model_output.data;
-    const batch = sample.dims[0] ?? 1;
-    const count = sample.size / batch;
-    const stride = model_output.size / batch;
     const x0 = new Float32Array(sample.size);
-    const sqrt_alpha = sqrt32(alpha_prod_t);
-    const sqrt_beta = sqrt32(beta_prod_t);
-    const range = clip_sample && !thresholding ? Math.fround(clip_sample_range) : Number.POSITIVE_INFINITY;
-    for (let b = 0; b < batch; b++) {
-      const shift = b * (stride - count);
-      const end = (b + 1) * count;
-      if (prediction_type === "epsilon") {
-        for (let i = b * count; i < end; i++) {
-          const original = Math.fround(x[i]! - Math.fround(sqrt_beta * e[i + shift]!)) / sqrt_alpha;
-          x0[i] = Math.min(Math.max(original, -range), range);
-        }
-      } else if (prediction_type === "sample") {
-        for (let i = b * count; i < end; i++) x0[i] = Math.min(Math.max(e[i + shift]!, -range), range);
-      } else if (prediction_type === "v_prediction") {
-        for (let i = b * count; i < end; i++) {
-          const original = Math.fround(sqrt_alpha * x[i]!) - Math.fround(sqrt_beta * e[i + shift]!);
-          x0[i] = Math.min(Math.max(original, -range), range);
-        }
-      } else {
-        unknownValue(NAME, "prediction_type", prediction_type, ["epsilon", "sample", "v_prediction"]);
-      }
-    }
-    if (thresholding) thresholdSample(x0, batch, this.config);
+    predictOriginal(where, prediction_type, PREDICTIONS, e, x, noiseLevel(alpha_prod_t), x0);
+    if (thresholding) thresholdSample(x0, sample.dims[0] ?? 1, this.config);
+    else if (clip_sample) clampSample(x0, clip_sample_range);
 
     // 4. and 5. the mean µ_t of the previous sample, formula (7)
     const x0_coeff = Math.fround(Math.fround(sqrt32(alpha_prod_t_prev) * current_beta_t) / beta_prod_t);
@@ -254,22 +216,13 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
         Math.fround(Math.fround(beta_prod_t_prev / beta_prod_t) * current_beta_t),
         Math.fround(1e-20),
       );
-      if (variance_type === "learned" || variance_type === "learned_range") {
-        if (!learned) this.missingVariance(model_output, sample);
+      if (learns) {
+        const v = predicted_variance ?? missingVariance(where, variance_type, model_output, sample);
         const min_log = log32(variance);
         const max_log = log32(current_beta_t);
-        for (let b = 0; b < batch; b++) {
-          const shift = b * (stride - count) + count;
-          for (let i = b * count; i < (b + 1) * count; i++) {
-            const predicted = e[i + shift]!;
-            prev[i] =
-              prev[i]! +
-              Math.fround(
-                variance_type === "learned"
-                  ? sqrt32(predicted) * noise[i]!
-                  : exp32(0.5 * learnedRange(predicted, min_log, max_log)) * noise[i]!,
-              );
-          }
+        for (let i = 0; i < prev.length; i++) {
+          const std = variance_type === "learned" ? sqrt32(v[i]!) : exp32(0.5 * learnedRange(v[i]!, min_log, max_log));
+          prev[i] = prev[i]! + Math.fround(std * noise[i]!);
         }
       } else {
         const std = fixedStd(variance_type, variance, current_beta_t);
@@ -283,38 +236,19 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
     };
   }
 
-  private missingVariance(model_output: Tensor, sample: Tensor): never {
-    const found = `[${model_output.dims}] for a sample of [${sample.dims}]`;
-    throw new ValueError(
-      `${NAME}'s \`variance_type\` is "${this.config.variance_type}", so the model's output must have twice the ` +
-        `sample's channels, but it is ${found}.`,
-      { className: NAME, field: "variance_type", found, expected: "twice the channels" },
-    );
-  }
-
   /**
    * Diffuses samples to the noise level of `timesteps`.
    *
    * @param timesteps one for all, or one per batch item
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const alphas = Float32Array.from(timesteps, (t) => entry(this.alphas_cumprod, t, NAME, "timestep"));
-    const sqrt_one_minus = alphas.map((alpha) => sqrt32(Math.fround(1 - alpha)));
-    return mixPerSample(`${NAME}.add_noise`, alphas.map(sqrt32), original_samples, sqrt_one_minus, noise);
+    return diffuse(this.constructor.name, this.alphas_cumprod, original_samples, noise, timesteps);
   }
 
   /** The velocity that a v-prediction model is trained to give for `sample` and `noise`. */
   get_velocity(sample: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const alphas = Float32Array.from(timesteps, (t) => entry(this.alphas_cumprod, t, NAME, "timestep"));
-    const minus_sqrt_one_minus = alphas.map((alpha) => -sqrt32(Math.fround(1 - alpha)));
-    return mixPerSample(`${NAME}.get_velocity`, alphas.map(sqrt32), noise, minus_sqrt_one_minus, sample);
+    return velocity(this.constructor.name, this.alphas_cumprod, sample, noise, timesteps);
   }
-}
-
-/** Between the smallest and the largest log-variance, as the model says (-1 to 1). */
-function learnedRange(predicted: number, min_log: number, max_log: number): number {
-  const frac = Math.fround(Math.fround(predicted + 1) / 2);
-  return Math.fround(Math.fround(frac * max_log) + Math.fround(Math.fround(1 - frac) * min_log));
 }
 
 /** The standard deviation of the added noise. "fixed_large_log" is the root of a logarithm, thus NaN, in Diffusers too. */

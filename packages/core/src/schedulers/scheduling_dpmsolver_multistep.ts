@@ -1,20 +1,24 @@
-import { type ConfigDict, configDefaults, float } from "../configuration_utils.ts";
-import { checkOptions, UnsupportedModelError, ValueError } from "../errors.ts";
+import { configDefaults, float } from "../configuration_utils.ts";
+import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
-import { checkSteps, checkTensor, entry, stepsNotSet, unknownValue } from "./checks.ts";
+import { checkOrder, checkSteps, checkTensor, entry, stepsNotSet, unknownValue, unsupportedValue } from "./checks.ts";
 import {
+  checkSolver,
   convertModelOutput,
   type DPMAlgorithmType,
   type DPMSolverType,
   dpmSolverUpdate,
   type NoiseLevel,
+  splitSigma,
 } from "./dpmsolver_update.ts";
-import { log32, mixPerSample, sqrt32 } from "./float32.ts";
+import { mixPerSample } from "./float32.ts";
 import {
   alphasCumprod,
   type BetaConfig,
   commonBetaSchedules,
+  countClipped,
+  halfLogSnr,
   makeBetas,
   rescaleZeroTerminalSnr,
   sigmasOf,
@@ -30,18 +34,16 @@ import {
   type Timesteps,
 } from "./scheduling_utils.ts";
 import {
-  betaSigmas,
   checkSigmaConfig,
-  exponentialSigmas,
   flowSigmas,
   interpolate,
-  karrasSigmas,
   logSigmas,
   luSigmas,
+  respacedSigmas,
   type SigmaConfig,
   sigmaToT,
 } from "./sigmas.ts";
-import { leadingTimesteps, linspaceTimesteps, roundHalfEven, trailingTimesteps } from "./spacing.ts";
+import { roundHalfEven, solverTimesteps } from "./spacing.ts";
 import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
 import type { ThresholdingConfig } from "./thresholding.ts";
 
@@ -165,27 +167,12 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
     this.alphas_cumprod = alphasCumprod(this.betas);
     // The least number that float16 has, so that the first sigma is not infinite.
     if (rescale_betas_zero_snr) this.alphas_cumprod[this.alphas_cumprod.length - 1] = 2 ** -24;
-    this.lambda_t = this.alphas_cumprod.map((alpha) => log32(sqrt32(alpha)) - log32(sqrt32(Math.fround(1 - alpha))));
+    this.lambda_t = halfLogSnr(this.alphas_cumprod);
     this.sigmas = sigmasOf(this.alphas_cumprod);
     this.flowShift = flow_shift;
     this.timesteps = Int32Array.from({ length: num_train_timesteps }, (_, i) => num_train_timesteps - 1 - i);
-    this.checkAlgorithm();
-  }
-
-  private checkAlgorithm(): void {
-    const { algorithm_type, solver_type, final_sigmas_type } = this.config;
-    const algorithms = ["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"];
-    // What other classes of the family call their algorithms and solvers stands for the nearest of this one's.
-    if (algorithm_type === "deis") this.register_to_config({ algorithm_type: "dpmsolver++" });
-    else if (!algorithms.includes(algorithm_type)) unsupported("algorithm_type", algorithm_type, algorithms);
-    if (["logrho", "bh1", "bh2"].includes(solver_type)) this.register_to_config({ solver_type: "midpoint" });
-    else if (!["midpoint", "heun"].includes(solver_type)) unsupported("solver_type", solver_type, ["midpoint", "heun"]);
-    if (final_sigmas_type === "zero" && !algorithm_type.endsWith("++")) {
-      throw new ValueError(
-        `\`final_sigmas_type\` "zero" is not supported for \`algorithm_type\` "${algorithm_type}". Choose "sigma_min".`,
-        { className: NAME, field: "final_sigmas_type", found: "zero", expected: "sigma_min" },
-      );
-    }
+    const algorithms: DPMAlgorithmType[] = ["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"];
+    this.register_to_config(checkSolver(NAME, this.config, algorithms));
   }
 
   /**
@@ -217,27 +204,22 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
     if (custom !== undefined) this.checkTimestepsAllowed();
     else checkSteps(NAME, num_inference_steps);
 
-    let timesteps: ArrayLike<number> = custom ?? this.spacedTimesteps(num_inference_steps!);
-    const steps = timesteps.length;
-    const count = num_inference_steps ?? steps;
+    const last_timestep = config.num_train_timesteps - countClipped(this.lambda_t, config.lambda_min_clipped);
+    let timesteps: ArrayLike<number> = custom ?? solverTimesteps(NAME, config, num_inference_steps!, last_timestep);
+    const count = num_inference_steps ?? timesteps.length;
     const trainSigmas = sigmasOf(this.alphas_cumprod);
     const log_sigmas = logSigmas(trainSigmas);
-    const last = trainSigmas.length - 1;
-    // Of another class's config: this one has no such fields, but heeds them.
-    const { sigma_min, sigma_max } = config as ConfigDict as { sigma_min?: number | null; sigma_max?: number | null };
-    const min = sigma_min ?? trainSigmas[0]!;
-    const max = sigma_max ?? trainSigmas[last]!;
 
     let sigmas: Float64Array;
-    if (config.use_karras_sigmas || config.use_lu_lambdas) {
-      sigmas = config.use_karras_sigmas
-        ? karrasSigmas(min, max, count)
-        : luSigmas(log_sigmas[0]!, log_sigmas[last]!, count);
+    const { use_karras_sigmas, use_lu_lambdas } = config;
+    if (use_karras_sigmas || use_lu_lambdas || config.use_exponential_sigmas || config.use_beta_sigmas) {
+      sigmas =
+        use_lu_lambdas && !use_karras_sigmas
+          ? luSigmas(log_sigmas[0]!, log_sigmas[log_sigmas.length - 1]!, count)
+          : respacedSigmas(config, Float64Array.from(trainSigmas).reverse(), count);
       timesteps = sigmas.map((sigma) => sigmaToT(sigma, log_sigmas));
-      if (config.beta_schedule !== "squaredcos_cap_v2") timesteps = Float64Array.from(timesteps, roundHalfEven);
-    } else if (config.use_exponential_sigmas || config.use_beta_sigmas) {
-      sigmas = config.use_exponential_sigmas ? exponentialSigmas(min, max, count) : betaSigmas(min, max, count);
-      timesteps = sigmas.map((sigma) => sigmaToT(sigma, log_sigmas));
+      const whole = (use_karras_sigmas || use_lu_lambdas) && config.beta_schedule !== "squaredcos_cap_v2";
+      if (whole) timesteps = Float64Array.from(timesteps, roundHalfEven);
     } else if (config.use_flow_sigmas) {
       sigmas = flowSigmas(config.num_train_timesteps, this.flowShift, count);
       timesteps = sigmas.map((sigma) => sigma * config.num_train_timesteps);
@@ -275,41 +257,14 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
     }
   }
 
-  private spacedTimesteps(steps: number): Float64Array {
-    const { num_train_timesteps, timestep_spacing, steps_offset, lambda_min_clipped } = this.config;
-    // lambda_t descends: the timesteps below the clipping threshold are the last ones.
-    let clipped = 0;
-    const least = Math.fround(lambda_min_clipped);
-    while (clipped < this.lambda_t.length && this.lambda_t[this.lambda_t.length - 1 - clipped]! < least) clipped += 1;
-    const last_timestep = num_train_timesteps - clipped;
-    // "linspace" and "leading" lay out one more step, and leave out the last one.
-    if (timestep_spacing === "linspace") {
-      return linspaceTimesteps(last_timestep - 1, steps + 1)
-        .map(roundHalfEven)
-        .slice(0, -1);
-    }
-    if (timestep_spacing === "leading") {
-      return leadingTimesteps(Math.floor(last_timestep / (steps + 1)), steps + 1, steps_offset).slice(0, -1);
-    }
-    if (timestep_spacing === "trailing") return trailingTimesteps(last_timestep, num_train_timesteps / steps);
-    return unknownValue(NAME, "timestep_spacing", timestep_spacing, ["linspace", "leading", "trailing"]);
-  }
-
   /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
   override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
     const index = indexForTimestep(schedule_timesteps, timestep);
     return index < 0 ? this.timesteps.length - 1 : index;
   }
 
-  /** The noise level of a step: of the variance-preserving kind, or flow matching's. */
   private level(index: number): NoiseLevel {
-    return this.splitSigma(entry(this.sigmas, index, NAME, "step"));
-  }
-
-  private splitSigma(sigma: number): NoiseLevel {
-    if (this.config.use_flow_sigmas) return { alpha: Math.fround(1 - sigma), sigma };
-    const alpha = Math.fround(1 / sqrt32(Math.fround(Math.fround(sigma * sigma) + 1)));
-    return { alpha, sigma: Math.fround(sigma * alpha) };
+    return splitSigma(entry(this.sigmas, index, NAME, "step"), this.config.use_flow_sigmas);
   }
 
   /**
@@ -331,9 +286,10 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
     if (this.num_inference_steps === null) stepsNotSet(NAME);
     const { solver_order, lower_order_final, euler_at_final, final_sigmas_type, solver_type } = this.config;
     const algorithm_type = this.config.algorithm_type as DPMAlgorithmType;
+    checkOrder(NAME, "solver_order", solver_order);
     const index = this.startAt(timestep);
     const sigma = entry(this.sigmas, index, NAME, "step");
-    const m0 = convertModelOutput(NAME, this.config, model_output, sample, this.splitSigma(sigma), sigma);
+    const m0 = convertModelOutput(NAME, this.config, model_output, sample, this.level(index), sigma);
 
     // Lower orders at the end keep few steps stable.
     const count = this.timesteps.length;
@@ -342,7 +298,7 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
     if (index === count - 1 && (euler_at_final || few || final_sigmas_type === "zero")) order = 1;
     else if (index === count - 2 && few) order = Math.min(order, 2);
     if (order === 3 && algorithm_type === "sde-dpmsolver") {
-      unsupported("solver_order", `3 with algorithm_type "sde-dpmsolver"`, ["1", "2"]);
+      unsupportedValue(NAME, "solver_order", `3 with algorithm_type "sde-dpmsolver"`, ["1", "2"]);
     }
 
     let noise: Float32Array | undefined;
@@ -363,7 +319,7 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
       levels,
       noise,
     );
-    this.modelOutputs = [m0, ...this.modelOutputs].slice(0, Math.max(solver_order - 1, 0));
+    this.modelOutputs = [m0, ...this.modelOutputs].slice(0, solver_order - 1);
     this.stepIndex = index + 1;
     return { prev_sample: new Tensor("float32", prev, sample.dims) };
   }
@@ -379,11 +335,4 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
     const sigmas = Float32Array.from(levels, (level) => level.sigma);
     return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);
   }
-}
-
-function unsupported(field: string, found: string, expected: readonly string[]): never {
-  throw new UnsupportedModelError(
-    `\`${field}\` ${found} is not implemented for ${NAME}, which has ${expected.join(", ")}.`,
-    { className: NAME, field, found, expected: expected.join(", ") },
-  );
 }

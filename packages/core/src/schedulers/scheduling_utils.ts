@@ -63,14 +63,14 @@ export interface SetTimestepsOptions {
   jump_length?: number | undefined;
   /** RePaint: how often each jump is made. Default 10. */
   jump_n_sample?: number | undefined;
-  /** SCM: the first time, in radians. Default 1.5708. */
-  max_timesteps?: number | undefined;
+  /** SCM: the first time, in radians. Default 1.5708; null with `timesteps`. */
+  max_timesteps?: number | null | undefined;
   /** SCM: the time between, in radians, of a run of two steps. Default 1.3; null for none. */
   intermediate_timesteps?: number | null | undefined;
 }
 
 /** Timesteps in the order they are run: whole numbers for most classes, fractions for those that work on sigmas. */
-export type Timesteps = Int32Array | Float32Array;
+export type Timesteps = Int32Array | Float32Array | Float64Array;
 
 /** How the model's output is to be read. */
 export type PredictionType = "epsilon" | "sample" | "v_prediction" | (string & {});
@@ -141,7 +141,7 @@ export interface SchedulerClass<T extends SchedulerMixin<object> = Scheduler> {
 export abstract class SchedulerMixin<C extends object> extends ConfigMixin<C> {
   static override readonly name: string = "SchedulerMixin";
   static override readonly config_name: string = "scheduler_config.json";
-  /** The names of the classes that take this one's config. */
+  /** The names of the classes that take this one's config, besides itself. */
   static readonly compatible_classes: readonly string[] = [];
   /** The names of the options that `step` takes. */
   static readonly step_options: readonly string[] = [];
@@ -162,9 +162,10 @@ export abstract class SchedulerMixin<C extends object> extends ConfigMixin<C> {
     return (this.config as FrozenConfig<Partial<BaseSchedulerConfig>>).num_train_timesteps ?? Number.NaN;
   }
 
-  /** The names of the classes that `from_config(scheduler.config)` may build in place of this one. */
+  /** The names of the classes that `from_config(scheduler.config)` may build, this one among them. */
   get compatibles(): readonly string[] {
-    return (this.constructor as unknown as SchedulerClass).compatible_classes;
+    const { name, compatible_classes } = this.constructor as unknown as SchedulerClass;
+    return compatible_classes.includes(name) ? compatible_classes : [name, ...compatible_classes];
   }
 
   /** Lays out the timesteps of a run, and forgets the run before. */

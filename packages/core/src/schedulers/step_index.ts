@@ -22,6 +22,28 @@ export function unknownTimestep(where: string, timestep: number): never {
 }
 
 /**
+ * The timestep that comes after `timestep` in a schedule; -1 at its end.
+ *
+ * @throws ValueError when it is not there.
+ * @see Diffusers `previous_timestep`
+ */
+export function previousTimestep(where: string, timesteps: ArrayLike<number>, timestep: number): number {
+  const index = Array.prototype.indexOf.call(timesteps, timestep);
+  return index < 0 ? unknownTimestep(where, timestep) : (timesteps[index + 1] ?? -1);
+}
+
+/**
+ * For classes whose timesteps are fractions: refuses a step's number in place of its timestep. (Of Python's two kinds of
+ * numbers such classes refuse the integers.)
+ *
+ * @param index of the step at hand
+ * @throws ValueError when `timestep` is the index, and none of the timesteps.
+ */
+export function refuseStepIndex(where: string, timestep: number, index: number, timesteps: ArrayLike<number>): void {
+  if (timestep === index && indexForTimestep(timesteps, timestep) < 0) unknownTimestep(where, timestep);
+}
+
+/**
  * A scheduler that finds its first timestep and then counts its steps, for a timestep may come twice in its schedule.
  *
  * @see Diffusers `_init_step_index`
@@ -49,7 +71,8 @@ export abstract class IndexedSchedulerMixin<C extends object> extends SchedulerM
 
   /** The index in `timesteps`; of a timestep that comes twice, the second. @throws ValueError when it is not there. */
   index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, Math.fround(timestep));
+    const value = schedule_timesteps instanceof Float32Array ? Math.fround(timestep) : timestep;
+    const index = indexForTimestep(schedule_timesteps, value);
     return index < 0 ? unknownTimestep((this.constructor as { name: string }).name, timestep) : index;
   }
 

@@ -1,0 +1,4 @@
+import { DDPMParallelScheduler } from "@diffusers-web/core";
+import { testBatchSteps } from "./parallel.ts";
+
+testBatchSteps("ddpm_parallel", DDPMParallelScheduler);
