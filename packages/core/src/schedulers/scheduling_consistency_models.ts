@@ -12,7 +12,7 @@ import {
 } from "./checks.ts";
 import { mixPerSample, sqrt32 } from "./float32.ts";
 import type { BaseSchedulerConfig, SchedulerOutput, SetTimestepsOptions, StepOptions } from "./scheduling_utils.ts";
-import { karrasSigmasAt } from "./sigmas.ts";
+import { checkSigmaBounds, karrasSigmasAt } from "./sigmas.ts";
 import { leadingTimesteps, linspace } from "./spacing.ts";
 import { IndexedSchedulerMixin, unknownTimestep } from "./step_index.ts";
 import { clampSample } from "./thresholding.ts";
@@ -68,8 +68,10 @@ export class CMStochasticIterativeScheduler extends IndexedSchedulerMixin<CMStoc
 
   private scaleInputCalled = false;
 
+  /** @throws ValueError for a `sigma_min` or `sigma_max` that is no number (other classes' configs may hold null). */
   constructor(config: Partial<CMStochasticIterativeSchedulerConfig> = {}) {
     super(config);
+    checkSigmaBounds(NAME, this.config);
     const sigmas = this.karrasSigmas(linspace(0, 1, this.config.num_train_timesteps));
     this.init_noise_sigma = this.config.sigma_max;
     this.timesteps = Float32Array.from(sigmas, this.sigma_to_t);

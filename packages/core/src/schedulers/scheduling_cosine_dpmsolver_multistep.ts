@@ -16,6 +16,7 @@ import {
 import { mixPerSample } from "./float32.ts";
 import { linspace32 } from "./noise_schedules.ts";
 import type { PredictionType, SchedulerOutput, StepOptions } from "./scheduling_utils.ts";
+import { checkSigmaBounds } from "./sigmas.ts";
 import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
 
 /** Config of {@link CosineDPMSolverMultistepScheduler}. */
@@ -92,6 +93,7 @@ export class CosineDPMSolverMultistepScheduler extends IndexedSchedulerMixin<Cos
    */
   constructor(config: Partial<CosineDPMSolverMultistepSchedulerConfig> = {}) {
     super(config);
+    checkSigmaBounds(NAME, this.config);
     const { solver_type, num_train_timesteps } = this.config;
     // What other classes call their solvers stands for the nearest of this one's.
     if (["logrho", "bh1", "bh2"].includes(solver_type)) this.register_to_config({ solver_type: "midpoint" });

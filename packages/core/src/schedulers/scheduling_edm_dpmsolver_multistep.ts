@@ -22,6 +22,7 @@ import {
 import { mixPerSample } from "./float32.ts";
 import { linspace32 } from "./noise_schedules.ts";
 import type { SchedulerOutput, StepOptions } from "./scheduling_utils.ts";
+import { checkSigmaBounds } from "./sigmas.ts";
 import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
 import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
@@ -88,6 +89,7 @@ export class EDMDPMSolverMultistepScheduler extends IndexedSchedulerMixin<EDMDPM
    */
   constructor(config: Partial<EDMDPMSolverMultistepSchedulerConfig> = {}) {
     super(config);
+    checkSigmaBounds(NAME, this.config);
     this.register_to_config(checkSolver(NAME, this.config, ["dpmsolver++", "sde-dpmsolver++"]));
     const sigmas = this.spacedSigmas(this.config.num_train_timesteps);
     this.timesteps = preconditionNoise(sigmas);

@@ -14,6 +14,7 @@ import {
 } from "./edm_preconditioning.ts";
 import { mixPerSample, sqrt32 } from "./float32.ts";
 import type { SchedulerOutput, SetTimestepsOptions, StepOptions } from "./scheduling_utils.ts";
+import { checkSigmaBounds } from "./sigmas.ts";
 import { linspace } from "./spacing.ts";
 import { IndexedSchedulerMixin, unknownTimestep } from "./step_index.ts";
 
@@ -64,9 +65,10 @@ export class EDMEulerScheduler extends IndexedSchedulerMixin<EDMEulerSchedulerCo
 
   private scaleInputCalled = false;
 
-  /** @throws ValueError for an unknown `sigma_schedule` or `final_sigmas_type`. */
+  /** @throws ValueError for an unknown `sigma_schedule` or `final_sigmas_type`, or sigmas that are no numbers. */
   constructor(config: Partial<EDMEulerSchedulerConfig> = {}) {
     super(config);
+    checkSigmaBounds(NAME, this.config);
     const { sigma_schedule, num_train_timesteps } = this.config;
     if (!["karras", "exponential"].includes(sigma_schedule)) {
       unknownValue(NAME, "sigma_schedule", sigma_schedule, ["karras", "exponential"]);

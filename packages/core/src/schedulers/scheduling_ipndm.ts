@@ -61,6 +61,7 @@ export class IPNDMScheduler extends IndexedSchedulerMixin<IPNDMSchedulerConfig> 
             .map((step) => sin32(f(step * f(Math.PI)) / 2))
             .map((sine) => sine * sine)
         : Float32Array.from(trained_betas);
+    // torch's square root has last bits of its own: after some hundred steps they are 1e-5 of a sample.
     this.alphas = this.betas.map((beta) => sqrt32(f(1 - f(beta * beta))));
     this.timesteps = this.betas.map((beta, i) => f(f(Math.atan2(beta, this.alphas[i]!)) / f(Math.PI)) * 2).slice(0, -1);
     this.num_inference_steps = num_inference_steps;

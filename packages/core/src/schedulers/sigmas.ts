@@ -27,6 +27,14 @@ export function checkSigmaConfig(where: string, config: Readonly<SigmaConfig>): 
   });
 }
 
+/** @throws ValueError for a `sigma_min` or `sigma_max` that is no number: another class's config may hold null. */
+export function checkSigmaBounds(where: string, config: Readonly<{ sigma_min: number; sigma_max: number }>): void {
+  for (const field of ["sigma_min", "sigma_max"] as const) {
+    const sigma: unknown = config[field];
+    if (typeof sigma !== "number") unknownValue(where, field, sigma, ["a number"]);
+  }
+}
+
 /**
  * `numpy.interp(x, arange(table.length), table)`: between the entries of a table linearly, its ends beyond.
  *
