@@ -284,7 +284,7 @@ export class EulerDiscreteScheduler extends IndexedSchedulerMixin<EulerDiscreteS
     const sigma = this.sigmaAt(index);
     const next = this.sigmaAt(index + 1);
     const churn = Math.min(s_churn / (this.sigmas.length - 1), Math.SQRT2 - 1);
-    const gamma = s_tmin <= sigma && sigma <= s_tmax ? churn : 0;
+    const gamma = Math.fround(s_tmin) <= sigma && sigma <= Math.fround(s_tmax) ? churn : 0;
     const sigma_hat = Math.fround(sigma * Math.fround(gamma + 1));
     const sigma_squared = Math.fround(sigma * sigma);
 
