@@ -23,7 +23,7 @@ test("a config with a predictor is neither printed nor saved, as in Diffusers", 
   expect(`${new UniPCMultistepScheduler()}`).toContain('"solver_p": null');
 });
 
-test("the end of a flow matching run keeps below 1, where there is no log-SNR", () => {
+test("the first sigma of flow matching is kept below 1, where there is no log-SNR", () => {
   const scheduler = new UniPCMultistepScheduler({ use_flow_sigmas: true });
   scheduler.set_timesteps(null, { sigmas: Float64Array.of(1, 0.5) });
   expect(scheduler.sigmas).toEqual(Float32Array.of(1 - 1e-6, 0.5, 0));

@@ -55,7 +55,8 @@ export class BrownianInterval {
   }
 
   /**
-   * The increment of the path from `ta` to `tb`. Times beyond the path's ends stand for its ends.
+   * The increment of the path from `ta` to `tb`. Times beyond the path's ends stand for its ends. Between times that round
+   * to one it is 0, where torchsde may search without end.
    *
    * @param ta at most `tb`
    * @throws ValueError for times that are too large to be told apart.
@@ -63,12 +64,10 @@ export class BrownianInterval {
   increment(ta: number, tb: number): Float32Array {
     const { start, end } = this.top;
     const [from, to] = [ta, tb].map((t) => roundTime(Math.min(Math.max(t, start), end))) as [number, number];
-    const sum = new Float32Array(elementCount(this.dims));
-    if (from === to) return sum;
     const pieces: Float32Array[] = [];
-    this.collect(this.top, from, to, pieces);
-    sum.set(pieces[0]!);
-    for (const piece of pieces.slice(1)) for (let i = 0; i < sum.length; i++) sum[i] = sum[i]! + piece[i]!;
+    if (from < to) this.collect(this.top, from, to, pieces);
+    const sum = new Float32Array(elementCount(this.dims));
+    for (const piece of pieces) for (let i = 0; i < sum.length; i++) sum[i]! += piece[i]!;
     return sum;
   }
 
@@ -146,7 +145,7 @@ export class BrownianTreeNoiseSampler {
    * @throws ValueError for a list of seeds of another length than the batch, or a seed that is negative or not whole.
    */
   constructor(
-    private readonly dims: readonly number[],
+    readonly dims: readonly number[],
     sigma_min: number,
     sigma_max: number,
     seed: BrownianSeed | readonly BrownianSeed[] = new Generator().seed(),

@@ -1,7 +1,7 @@
 import { ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { checkSample, unknownValue } from "./checks.ts";
-import { exp32, log32, mixPerSample, sqrt32 } from "./float32.ts";
+import { exp32, log32, mixPerSample, pow32, sqrt32 } from "./float32.ts";
 import { linspace32 } from "./noise_schedules.ts";
 import type { PredictionType } from "./scheduling_utils.ts";
 
@@ -96,7 +96,7 @@ export function rampedSigmas(
   const max_inv_rho = sigma_max ** (1 / rho);
   const difference = sigma_min ** (1 / rho) - max_inv_rho;
   if (ramp instanceof Float64Array) return Float32Array.from(ramp, (r) => (max_inv_rho + r * difference) ** rho);
-  return ramp.map((r) => f(f(max_inv_rho) + f(r * f(difference))) ** f(rho));
+  return ramp.map((r) => pow32(f(f(max_inv_rho) + f(r * f(difference))), f(rho)));
 }
 
 /**

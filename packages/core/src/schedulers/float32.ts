@@ -51,6 +51,11 @@ export function log32(x: number): number {
   return Math.fround(Math.log(x));
 }
 
+/** `x ** y` of a float32 `x`, in float32; torch multiplies a cube out. */
+export function pow32(x: number, y: number): number {
+  return Math.fround(y === 3 ? Math.fround(x * x) * x : x ** y);
+}
+
 /** `a * b + c` rounded once, as a fused multiply-add of float32 values. */
 export function fma32(a: number, b: number, c: number): number {
   return Math.fround(a * b + c);

@@ -3,7 +3,7 @@ import { checkOptions } from "../errors.ts";
 import type { Generator } from "../generator.ts";
 import { Tensor } from "../tensor.ts";
 import { type BrownianSeed, BrownianTreeNoiseSampler } from "./brownian_tree.ts";
-import { checkSample, checkSteps, entry, stepsNotSet, unknownValue, unsupportedValue } from "./checks.ts";
+import { checkSample, checkSteps, checkTensor, entry, stepsNotSet, unknownValue, unsupportedValue } from "./checks.ts";
 import { type DPMSolverType, dpmSolverUpdate, type NoiseLevel } from "./dpmsolver_update.ts";
 import {
   type EDMConfig,
@@ -39,7 +39,7 @@ export interface CosineDPMSolverMultistepSchedulerConfig extends EDMConfig {
   lower_order_final: boolean;
   /** Whether the last step is of the first order. Default false. */
   euler_at_final: boolean;
-  /** The sigma that the last step goes to; the last step to "sigma_min" has no length, and gives NaN. Default "zero". */
+  /** The sigma that the last step goes to. To "sigma_min" it has no length, and gives NaN. Default "zero". */
   final_sigmas_type: "zero" | "sigma_min" | (string & {});
 }
 
@@ -51,10 +51,12 @@ const NAME = "CosineDPMSolverMultistepScheduler";
 /**
  * DPM-Solver++ for the diffusion SDE in EDM's formulation, with `2 / π * atan(sigma)` for timesteps: Stable Audio's.
  *
- * Its noise comes from a Brownian path in sigma as `DPMSolverSDEScheduler`'s does, from `sigma_min` to `sigma_max`.
- * It is seeded by the seed of the generator that the first step of a run is given, not drawn from it: a generator is
- * left as it was. Between equal sigmas noise is Python's but for the last bit of a square root. One sigma in a hundred
- * (one in three of Karras') is a last bit off torch's, and then noise is by up to a thousandth.
+ * Its noise comes from a Brownian path in sigma as `DPMSolverSDEScheduler`'s does, from `sigma_max` down to `sigma_min`.
+ * The path is seeded by the seed of the generator that the first step of a run is given (of a list, each batch item's by
+ * its own), not drawn from it: a generator is left as it was.
+ *
+ * A seeded run is Python's within 1e-5 of the scale where no sigma is a last bit off torch's, which was so in 131 of 132
+ * random runs; such a sigma moves the noise of its step by up to some thousandths.
  *
  * @see Diffusers `CosineDPMSolverMultistepScheduler`; https://huggingface.co/papers/2407.14358;
  * {@link BrownianTreeNoiseSampler}
@@ -238,6 +240,7 @@ export class CosineDPMSolverMultistepScheduler extends IndexedSchedulerMixin<Cos
 
     // 3. noise of the path from sigma to the next
     this.noiseSampler ??= this.makeNoiseSampler(sample.dims, options.generator);
+    checkTensor(`${NAME}.step`, "sample", sample, this.noiseSampler.dims);
     const noise = this.noiseSampler.noise(sigma, this.sigmaAt(index + 1));
 
     const outputs = [m0, ...this.modelOutputs].slice(0, Math.min(order, 2));

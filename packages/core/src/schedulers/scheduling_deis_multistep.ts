@@ -246,7 +246,8 @@ export class DEISMultistepScheduler extends IndexedSchedulerMixin<DEISMultistepS
 
 /**
  * One update from `levels[0]` to `t`, of as high an order as there are outputs: `x / alpha` changes by the integral of
- * their interpolation over rho, the noise-to-signal ratio.
+ * their interpolation over rho, the noise-to-signal ratio. Of the third order the coefficients are differences of nearly
+ * equal float32 numbers, as they are in Diffusers: with many steps torch's own last bits show in them.
  */
 function deisUpdate(
   x: Float32Array,

@@ -3,6 +3,7 @@ import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { checkSample, checkSteps, entry } from "./checks.ts";
 import { mixPerSample } from "./float32.ts";
+import { gaussKronrod21 } from "./gauss_kronrod.ts";
 import { alphasCumprod, type BetaConfig, commonBetaSchedules, makeBetas, sigmasOf } from "./noise_schedules.ts";
 import {
   karrasDiffusionFields,
@@ -140,26 +141,23 @@ export class LMSDiscreteScheduler extends IndexedSchedulerMixin<LMSDiscreteSched
 
   /**
    * The weight of a derivative in a step: the integral, over the step, of the polynomial that is 1 at its sigma and 0 at
-   * those of the others. Exact up to rounding, where Diffusers integrates numerically.
+   * those of the others.
    *
    * @param order how many derivatives there are
    * @param t the index of the step, at least `order - 1`
    * @param current_order which derivative, 0 for the newest
    */
   get_lms_coefficient(order: number, t: number, current_order: number): number {
-    const sigma = this.sigmaAt(t);
+    const nodes = Array.from({ length: order }, (_, k) => this.sigmaAt(t - k));
     const own = this.sigmaAt(t - current_order);
-    // Coefficients in `tau - sigma`, the lowest power first.
-    let polynomial = [1];
-    for (let k = 0; k < order; k++) {
-      if (k === current_order) continue;
-      const root = this.sigmaAt(t - k);
-      const scale = 1 / (own - root);
-      const shifted = [0, ...polynomial];
-      polynomial = shifted.map((higher, i) => (higher - (polynomial[i] ?? 0) * (root - sigma)) * scale);
-    }
-    const h = this.sigmaAt(t + 1) - sigma;
-    return polynomial.reduceRight((sum, c, i) => (sum + c / (i + 1)) * h, 0);
+    const others = nodes.filter((_, k) => k !== current_order);
+    // In float32, whose rounding shows where the weights cancel each other.
+    const lagrange = (tau: number): number =>
+      others.reduce((product, node) => {
+        const factor = Math.fround(Math.fround(Math.fround(tau) - node) / Math.fround(own - node));
+        return Math.fround(product * factor);
+      }, 1);
+    return gaussKronrod21(lagrange, this.sigmaAt(t), this.sigmaAt(t + 1));
   }
 
   /**

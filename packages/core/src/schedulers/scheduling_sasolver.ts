@@ -214,7 +214,8 @@ export class SASolverScheduler extends IndexedSchedulerMixin<SASolverSchedulerCo
     const index = this.startAt(timestep);
     const sigma = entry(this.sigmas, index, NAME, "step");
     const level = this.level(index);
-    // The predictions are those of DPM-Solver: of the data ("++"), or of the noise.
+    // The predictions are those of DPM-Solver: of the data ("++"), or of the noise. So is what Diffusers means with a
+    // learned variance, or thresholding of the noise prediction, of which its own SA-Solver fails.
     const conversion = {
       ...this.config,
       algorithm_type: algorithm_type === "data_prediction" ? "dpmsolver++" : "dpmsolver",

@@ -1,5 +1,5 @@
 import { lambdaOf, type NoiseLevel } from "./dpmsolver_update.ts";
-import { expm1_32 } from "./float32.ts";
+import { expm1_32, pow32 } from "./float32.ts";
 import { solve32 } from "./linear_solve.ts";
 
 /** Which function of the step size UniPC's coefficients are scaled by: `B(h) = h`, or `B(h) = e ** h - 1`. */
@@ -76,16 +76,10 @@ function rhosOf(rks: readonly number[], hh: number, h_phi_1: number, B_h: number
   let h_phi_k = f(f(h_phi_1 / hh) - 1);
   let factorial = 1;
   for (let k = 0; k < count; k++) {
-    R.push(nodes.map((r) => power32(r, k)));
+    R.push(nodes.map((r) => pow32(r, k)));
     b[k] = f(h_phi_k * factorial) / B_h;
     factorial *= k + 2;
     h_phi_k = f(f(h_phi_k / hh) - f(1 / factorial));
   }
   return solve32(R, b);
-}
-
-/** `torch.pow` with a whole exponent: up to the cube multiplied out. */
-function power32(base: number, exponent: number): number {
-  if (exponent === 2 || exponent === 3) return f(f(base * base) * (exponent === 3 ? base : 1));
-  return base ** exponent;
 }
