@@ -28,7 +28,7 @@ const f = Math.fround;
  * split at its midpoint by a Brownian bridge whose noise is seeded by the node's place in the tree.
  *
  * Times are rounded to 6 decimals, as is each midpoint: that is the tree's resolution. Increments are those of Python bit
- * for bit, times being equal. After a query only the paths to its two ends are kept, some 40 increments of the
+ * for bit, times being equal. After a query only the paths to its two ends are kept, up to 90 increments of the
  * sample's size; all others are made again when they are asked for.
  *
  * @see torchsde `BrownianInterval` with `halfway_tree=True, tol=1e-6, pool_size=24`, which is its `BrownianTree`

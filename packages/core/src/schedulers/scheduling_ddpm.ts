@@ -32,7 +32,7 @@ import {
   type Timesteps,
 } from "./scheduling_utils.ts";
 import { leadingTimesteps, linspaceTimesteps, roundHalfEven, trailingTimesteps } from "./spacing.ts";
-import { unknownTimestep } from "./step_index.ts";
+import { previousTimestep } from "./step_index.ts";
 import { clampSample, type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
 /** The variance of the noise that a DDPM step adds. */
@@ -158,9 +158,7 @@ export class DDPMScheduler extends SchedulerMixin<DDPMSchedulerConfig> {
   /** The timestep that a step from `timestep` goes to; -1 at the end. */
   previous_timestep(timestep: number): number {
     if (!this.custom_timesteps && this.num_inference_steps === null) return timestep - 1;
-    const index = this.timesteps.indexOf(timestep);
-    if (index < 0) unknownTimestep(this.constructor.name, timestep);
-    return this.timesteps[index + 1] ?? -1;
+    return previousTimestep(this.constructor.name, this.timesteps, timestep);
   }
 
   /**

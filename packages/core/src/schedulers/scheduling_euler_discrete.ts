@@ -23,16 +23,16 @@ import {
   type TimestepSpacing,
 } from "./scheduling_utils.ts";
 import {
-  betaSigmas,
   checkSigmaConfig,
-  exponentialSigmas,
+  initialSigma,
   interpolate,
-  karrasSigmas,
   logSigmas,
+  respacedSigmas,
   type SigmaConfig,
+  scaledBySigma,
   sigmaToT,
 } from "./sigmas.ts";
-import { leadingTimesteps, linspaceTimesteps, trailingTimesteps } from "./spacing.ts";
+import { spacedTimesteps } from "./spacing.ts";
 import { IndexedSchedulerMixin } from "./step_index.ts";
 
 /** Config of {@link EulerDiscreteScheduler}. */
@@ -130,22 +130,13 @@ export class EulerDiscreteScheduler extends IndexedSchedulerMixin<EulerDiscreteS
 
   /** The standard deviation that initial noise must have: the largest sigma, or what keeps the variance with "leading". */
   get init_noise_sigma(): number {
-    const max_sigma = this.sigmas.reduce((a, b) => Math.max(a, b));
-    const { timestep_spacing } = this.config;
-    if (timestep_spacing === "linspace" || timestep_spacing === "trailing") return max_sigma;
-    return sqrt32(Math.fround(Math.fround(max_sigma * max_sigma) + 1));
+    return initialSigma(this.sigmas, this.config.timestep_spacing);
   }
 
   /** Divides by `sqrt(sigma² + 1)`. Call it once before each `step`. */
   override scale_model_input(sample: Tensor, timestep: number): Tensor {
-    checkSample(`${NAME}.scale_model_input`, sample, sample);
-    const sigma = this.sigmaAt(this.startAt(timestep));
-    const scale = sqrt32(Math.fround(Math.fround(sigma * sigma) + 1));
     this.scaleInputCalled = true;
-    const x = sample.data;
-    const scaled = new Float32Array(x.length);
-    for (let i = 0; i < x.length; i++) scaled[i] = x[i]! / scale;
-    return new Tensor("float32", scaled, sample.dims);
+    return scaledBySigma(`${NAME}.scale_model_input`, sample, this.sigmaAt(this.startAt(timestep)));
   }
 
   /**
@@ -181,16 +172,13 @@ export class EulerDiscreteScheduler extends IndexedSchedulerMixin<EulerDiscreteS
       sigmas = Float32Array.from(customSigmas);
       timesteps = sigmas.slice(0, -1).map((sigma) => sigmaToT(sigma, log_sigmas, true));
     } else {
-      timesteps = customTimesteps === undefined ? this.spacedTimesteps(steps) : Float32Array.from(customTimesteps);
-      let spaced = this.interpolatedSigmas(timesteps, trainSigmas, steps);
-      const { use_karras_sigmas, use_exponential_sigmas, use_beta_sigmas } = this.config;
-      if (use_karras_sigmas || use_exponential_sigmas || use_beta_sigmas) {
-        const min = this.config.sigma_min ?? spaced[spaced.length - 1]!;
-        const max = this.config.sigma_max ?? spaced[0]!;
-        const convert = use_karras_sigmas ? karrasSigmas : use_exponential_sigmas ? exponentialSigmas : betaSigmas;
-        spaced = convert(min, max, steps);
-        timesteps = Float32Array.from(spaced, (sigma) => sigmaToT(sigma, log_sigmas));
-      }
+      timesteps =
+        customTimesteps === undefined
+          ? spacedTimesteps(NAME, this.config, steps, this.config.num_train_timesteps)
+          : Float32Array.from(customTimesteps);
+      const interpolated = this.interpolatedSigmas(timesteps, trainSigmas, steps);
+      const spaced = respacedSigmas(this.config, interpolated, steps);
+      if (spaced !== interpolated) timesteps = Float32Array.from(spaced, (sigma) => sigmaToT(sigma, log_sigmas));
       sigmas = Float32Array.from([...spaced, this.lastSigma(trainSigmas)]);
     }
 
@@ -214,20 +202,6 @@ export class EulerDiscreteScheduler extends IndexedSchedulerMixin<EulerDiscreteS
         className: NAME,
         field,
       });
-    }
-  }
-
-  private spacedTimesteps(steps: number): Float32Array {
-    const { num_train_timesteps, timestep_spacing, steps_offset } = this.config;
-    switch (timestep_spacing) {
-      case "linspace":
-        return Float32Array.from(linspaceTimesteps(num_train_timesteps - 1, steps));
-      case "leading":
-        return Float32Array.from(leadingTimesteps(Math.floor(num_train_timesteps / steps), steps, steps_offset));
-      case "trailing":
-        return Float32Array.from(trailingTimesteps(num_train_timesteps, num_train_timesteps / steps));
-      default:
-        return unknownValue(NAME, "timestep_spacing", timestep_spacing, ["linspace", "leading", "trailing"]);
     }
   }
 

@@ -32,6 +32,7 @@ import {
 } from "./sigmas.ts";
 import { spacedTimesteps, twiceButFirst } from "./spacing.ts";
 import { IndexedSchedulerMixin } from "./step_index.ts";
+import { clampSample } from "./thresholding.ts";
 
 /** Config of {@link HeunDiscreteScheduler}. */
 export interface HeunDiscreteSchedulerConfig extends BetaConfig, SigmaConfig {
@@ -202,10 +203,7 @@ export class HeunDiscreteScheduler extends IndexedSchedulerMixin<HeunDiscreteSch
     // 1. predicted x_0 from the sigma-scaled prediction
     const supported = ["epsilon", "v_prediction", "sample"];
     const x0 = denoisedAtSigma(NAME, prediction_type, supported, model_output.data, x, sigma_input);
-    if (clip_sample) {
-      const range = Math.fround(clip_sample_range);
-      for (let i = 0; i < x0.length; i++) x0[i] = Math.min(Math.max(x0[i]!, -range), range);
-    }
+    if (clip_sample) clampSample(x0, clip_sample_range);
 
     const prev = new Float32Array(x.length);
     if (first === null) {

@@ -2,7 +2,8 @@ import { configDefaults } from "../configuration_utils.ts";
 import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { checkSample, checkSteps, entry, stepsNotSet, unknownValue } from "./checks.ts";
-import { mixPerSample, sqrt32 } from "./float32.ts";
+import { sqrt32 } from "./float32.ts";
+import { diffuse } from "./noise_level.ts";
 import { alphasCumprod, type BetaConfig, commonBetaSchedules, makeBetas } from "./noise_schedules.ts";
 import {
   karrasDiffusionFields,
@@ -286,8 +287,6 @@ export class PNDMScheduler extends SchedulerMixin<PNDMSchedulerConfig> {
    * @param timesteps one for all, or one per batch item
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const alphas = Float32Array.from(timesteps, (t) => entry(this.alphas_cumprod, t, NAME, "timestep"));
-    const sqrt_one_minus = alphas.map((alpha) => sqrt32(Math.fround(1 - alpha)));
-    return mixPerSample(`${NAME}.add_noise`, alphas.map(sqrt32), original_samples, sqrt_one_minus, noise);
+    return diffuse(NAME, this.alphas_cumprod, original_samples, noise, timesteps);
   }
 }
