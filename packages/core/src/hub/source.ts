@@ -26,6 +26,17 @@ export interface LoadOptions {
   readonly endpoint?: string | undefined;
   /** A hub access token. */
   readonly token?: string | undefined;
+  /** Load from the cache (or, in Node, the hub's cache folder) without any request. Default false. */
+  readonly local_files_only?: boolean | undefined;
+  /** Ask the hub anew which commit a branch is at, and download what is cached again. Default false. */
+  readonly force_download?: boolean | undefined;
+  /**
+   * Where downloads of a hub repository are kept: `true` (default) in IndexedDB, or in Node in the hub's cache folder;
+   * `"or-memory"` the same, but in memory what does not fit; `false` in memory only.
+   */
+  readonly cache?: boolean | "or-memory" | undefined;
+  /** In Node: the hub's cache folder. Default as Python's: `HF_HUB_CACHE`, `HF_HOME`/hub, ~/.cache/huggingface/hub. */
+  readonly cache_dir?: string | undefined;
   /** In place of the global `fetch`. */
   readonly fetch?: typeof fetch | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -39,6 +50,10 @@ export const loadOptionNames: readonly (keyof LoadOptions)[] = [
   "variant",
   "endpoint",
   "token",
+  "local_files_only",
+  "force_download",
+  "cache",
+  "cache_dir",
   "fetch",
   "signal",
   "progress_callback",
@@ -55,10 +70,26 @@ export interface SourceFile {
   close(): void;
 }
 
+/** What is known of a file before it is opened. */
+export interface FileInfo {
+  /** Relative to the source, with slashes. */
+  readonly path: string;
+  /** Bytes. */
+  readonly size: number;
+  /** Of the hub's large files, in hexadecimal. */
+  readonly sha256?: string | undefined;
+  /** The git object's id, on the hub. */
+  readonly oid?: string | undefined;
+}
+
 /** Where a model's files come from. */
 export interface Source {
   /** As shown in errors and kept in `_name_or_path`. */
   readonly name: string;
+  /** All files there are, where the source can say: a hub repository, a folder, dropped files. */
+  list?(options?: OpenOptions): Promise<readonly FileInfo[]>;
+  /** Gets files ready to be opened, several at once: what is not there yet is downloaded, as one whole for progress. */
+  prefetch?(paths: readonly string[], options?: OpenOptions): Promise<void>;
   /** Opens a file; undefined when there is none of that path. */
   open(path: string, options?: OpenOptions): Promise<SourceFile | undefined>;
 }
@@ -100,6 +131,19 @@ export function subSource(source: Source, subfolder: string | undefined): Source
   return {
     name: `${source.name.replace(/\/+$/, "")}/${prefix.slice(0, -1)}`,
     open: (path, options) => source.open(prefix + path, options),
+    ...(source.list && {
+      list: async (options) =>
+        (await source.list!(options))
+          .filter(({ path }) => path.startsWith(prefix))
+          .map((file) => ({ ...file, path: file.path.slice(prefix.length) })),
+    }),
+    ...(source.prefetch && {
+      prefetch: (paths, options) =>
+        source.prefetch!(
+          paths.map((path) => prefix + path),
+          options,
+        ),
+    }),
   };
 }
 
