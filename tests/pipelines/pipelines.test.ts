@@ -5,10 +5,10 @@ import { fileURLToPath } from "node:url";
 import {
   type AnyPipeline,
   type AnyPipelineOptions,
-  type Scheduler,
   DiffusionPipeline,
   Generator,
   type RawImage,
+  type Scheduler,
   StableDiffusionPipeline,
   schedulerRegistry,
   Tensor,
