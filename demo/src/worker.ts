@@ -2,7 +2,6 @@ import {
   type DeviceInfo,
   DiffusionPipeline,
   Generator,
-  type LoadProgress,
   RawImage,
   type StableDiffusionPipeline,
   schedulerRegistry,
@@ -88,7 +87,7 @@ async function load({ model, device }: ModelRequest, signal: AbortSignal): Promi
   const pipeline = (await DiffusionPipeline.from_pretrained(model, {
     device,
     signal,
-    progress_callback: throttled((progress) => reply({ type: "progress", progress })),
+    progress_callback: (progress) => reply({ type: "progress", progress }),
   })) as StableDiffusionPipeline;
   loaded = { model, pipeline, saved: pipeline.scheduler, device, warm: false };
   return loaded;
@@ -171,19 +170,5 @@ function describe(info: DeviceInfo, choice: ModelRequest["device"]): DeviceRepor
     name: info.type === "webgpu" ? adapter : "",
     dtype: info.dtype,
     reasons: [choice === "auto" ? info.reason : "Your choice.", ...dropped],
-  };
-}
-
-/** A download reports each packet: the page needs no more than some of them, and the last of each file. */
-function throttled(report: (progress: LoadProgress) => void): (progress: LoadProgress) => void {
-  let last = 0;
-  let key = "";
-  return (progress) => {
-    const now = performance.now();
-    const newKey = `${progress.phase} ${progress.file}`;
-    if (newKey === key && now - last < 50 && progress.loaded !== progress.total) return;
-    last = now;
-    key = newKey;
-    report(progress);
   };
 }

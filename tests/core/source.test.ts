@@ -9,14 +9,17 @@ import { gzipSync } from "node:zlib";
 import {
   IntegrityError,
   type LoadOptions,
-  type LoadProgress,
+  type LoadStep,
   ModelNotFoundError,
+  type OpenOptions,
   openSource,
   readText,
   type Source,
   subSource,
 } from "@diffusers-web/core";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { HttpSource } from "../../packages/core/src/hub/http.ts";
+import { defaultPolicy } from "../../packages/core/src/hub/retry.ts";
 
 const body = Buffer.from(Array.from({ length: 100_000 }, (_, i) => i % 251));
 let requests: IncomingMessage[] = [];
@@ -82,12 +85,13 @@ beforeEach(() => {
   requests = [];
 });
 
-const open = async (path: string, options: LoadOptions = {}): ReturnType<Source["open"]> =>
-  (await openSource(url, options)).open(path, options);
+type Options = Omit<LoadOptions, keyof OpenOptions> & OpenOptions;
+const open = async (path: string, options: Options = {}): ReturnType<Source["open"]> =>
+  new HttpSource(url, url, options, { ...defaultPolicy, delay: 1 }).open(path, options);
 
 describe("over HTTP", () => {
   test.each(["whole", "chunked", "gzip", "moved"])("%s: all bytes, in any range", async (path) => {
-    const seen: LoadProgress[] = [];
+    const seen: LoadStep[] = [];
     const file = (await open(path, { progress_callback: (progress) => seen.push(progress) }))!;
     expect([file.path, file.size]).toEqual([path, body.length]);
     expect(Buffer.compare(file.readSync(0, file.size), body)).toBe(0);
@@ -135,7 +139,8 @@ describe("over HTTP", () => {
 
   test("a server that hangs up, and one that is not there", async () => {
     await expect(open("reset")).rejects.toThrow(ModelNotFoundError);
-    const nobody = await openSource("http://127.0.0.1:9");
+    const address = "http://127.0.0.1:9";
+    const nobody = new HttpSource(address, address, {}, { ...defaultPolicy, delay: 1 });
     await expect(nobody.open("x.json")).rejects.toThrow(/127\.0\.0\.1:9\/x\.json could not be reached/);
   });
 
@@ -192,19 +197,20 @@ describe("over HTTP", () => {
 
 describe("the hub", () => {
   test.each([
-    ["owner/name", {}, "/owner/name/resolve/main/whole", undefined],
-    ["gpt2", { revision: "fp16" }, "/gpt2/resolve/fp16/whole", undefined],
+    ["owner/name", {}, "/api/models/owner/name/revision/main", undefined],
+    ["gpt2", { revision: "fp16" }, "/api/models/gpt2/revision/fp16", undefined],
     [
       "o.w-n_er/na.me",
       { revision: "refs/pr/1", token: "hf_x" },
-      "/o.w-n_er/na.me/resolve/refs%2Fpr%2F1/whole",
+      "/api/models/o.w-n_er/na.me/revision/refs%2Fpr%2F1",
       "Bearer hf_x",
     ],
-  ])("%s %j", async (id, options, path, authorization) => {
-    const source = await openSource(id, { ...options, endpoint: `${url}/` });
+  ])("%s %j: its commit is asked for first", async (id, options, path, authorization) => {
+    const source = await openSource(id, { ...options, endpoint: `${url}/`, cache: false });
     expect(source.name).toBe(id);
-    expect((await source.open("whole"))?.size ?? 0).toBeGreaterThanOrEqual(0);
-    expect(requests.map((request) => [request.url, request.headers.authorization])).toEqual([[path, authorization]]);
+    await expect(source.open("whole")).rejects.toThrow(ModelNotFoundError);
+    const asked = requests.map(({ url, headers }) => [url?.replace(/\?.*/, ""), headers.authorization]);
+    expect(asked).toEqual([[path, authorization]]);
   });
 
   test.each(["a/b/c", "a b", "", "../x", "a/..", "ftp://x", "data:text/plain,x", "~/x"])("%j is no id", async (id) => {

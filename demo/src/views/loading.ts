@@ -1,6 +1,9 @@
 import type { LoadProgress } from "@diffusers-web/pipelines";
 import { byId, create } from "../dom.ts";
-import { bytes } from "../format.ts";
+import { bytes, timeLeft } from "../format.ts";
+
+/** Milliseconds between two changes of the speed and the time left: more often nobody could read them. */
+const PACE_INTERVAL = 500;
 
 /** What each phase of a load is called, in the order in which it happens. */
 const phases = {
@@ -21,9 +24,19 @@ interface Part {
 /** The list over the stage while a model loads: a row for each component, with the bytes that have come. */
 export class Loading {
   private readonly panel = byId("loading", HTMLDivElement);
-  private readonly title = byId("loading-title", HTMLParagraphElement);
+  private readonly title = create("span");
+  /** Its line is there from the start, so that nothing moves when it is filled. */
+  private readonly pace = create("span", { className: "loading-pace" });
   private readonly list = byId("loading-parts", HTMLUListElement);
   private readonly parts = new Map<string, Part>();
+  private loadedBytes = 0;
+  /** Of the whole load; undefined where only the files so far are known. */
+  private totalBytes: number | undefined;
+  private paceTime = 0;
+
+  constructor() {
+    byId("loading-title", HTMLParagraphElement).replaceChildren(this.title, this.pace);
+  }
 
   /** Shown from here on; what came before (while nobody waited) stays in the list. */
   show(): void {
@@ -39,6 +52,9 @@ export class Loading {
   clear(): void {
     this.parts.clear();
     this.list.replaceChildren();
+    this.loadedBytes = 0;
+    this.totalBytes = undefined;
+    this.pace.textContent = "";
     this.showTitle();
   }
 
@@ -47,6 +63,8 @@ export class Loading {
     const name = component(progress.file);
     const part = this.parts.get(name) ?? this.addPart(name);
     if (progress.phase === "download") {
+      this.loadedBytes = progress.loaded_bytes;
+      if (progress.seconds_left !== undefined) this.totalBytes = progress.total_bytes;
       part.files.set(progress.file, progress);
       const files = [...part.files.values()];
       const loaded = files.reduce((sum, file) => sum + file.loaded, 0);
@@ -66,13 +84,7 @@ export class Loading {
     }
     part.row.dataset["phase"] = progress.phase;
     this.showTitle();
-  }
-
-  /** Bytes that have come, over all files. */
-  get loadedBytes(): number {
-    let sum = 0;
-    for (const part of this.parts.values()) for (const file of part.files.values()) sum += file.loaded;
-    return sum;
+    this.showPace(progress);
   }
 
   private addPart(name: string): Part {
@@ -87,8 +99,20 @@ export class Loading {
   }
 
   private showTitle(): void {
-    const count = this.loadedBytes;
-    this.title.textContent = count === 0 ? "Preparing the model" : `Loading the model, ${bytes(count)} so far`;
+    const { loadedBytes: loaded, totalBytes: total } = this;
+    const title = `Loading the model, ${bytes(loaded)} ${total === undefined ? "so far" : `of ${bytes(total)}`}`;
+    this.title.textContent = loaded === 0 ? "Preparing the model" : title;
+  }
+
+  private showPace({ phase, speed, seconds_left: left }: LoadProgress): void {
+    if (phase !== "download") {
+      this.pace.textContent = "";
+      return;
+    }
+    const now = performance.now();
+    if (speed === undefined || now - this.paceTime < PACE_INTERVAL) return;
+    this.paceTime = now;
+    this.pace.textContent = `${bytes(speed)}/s${left === undefined ? "" : `, ${timeLeft(left * 1000)}`}`;
   }
 }
 

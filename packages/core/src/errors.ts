@@ -12,6 +12,27 @@ export interface ErrorDetails {
   readonly className?: string;
   /** The config field or option the error is about. */
   readonly field?: string;
+  /** What a {@link QuotaError} is short of. */
+  readonly storage?: StorageDetails;
+}
+
+/** Why the browser's storage has no room, and what could make some. All in bytes. */
+export interface StorageDetails {
+  /** What the rest of the file takes. */
+  readonly needed: number;
+  /** What the origin has in use, as the browser estimates it; undefined where it does not say. */
+  readonly used: number | undefined;
+  /** What the origin may use; undefined where the browser does not say, or says more than it gives (Chromium). */
+  readonly quota: number | undefined;
+  /** How much has to be freed, at least. */
+  readonly missing: number;
+  /** The least recently used models whose deletion would make room; all other models where even that is not enough. */
+  readonly evictable: readonly {
+    readonly endpoint: string;
+    readonly repo: string;
+    readonly commit: string;
+    readonly bytes: number;
+  }[];
 }
 
 /** Base of the errors this library throws by class: a literal `code`, and details as readonly fields. */

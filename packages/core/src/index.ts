@@ -3,6 +3,8 @@ export * from "./configuration_utils.ts";
 export type { DataOf, DataType } from "./dtypes.ts";
 export * from "./errors.ts";
 export { Generator } from "./generator.ts";
+export * from "./hub/cache.ts";
+export { type ProgressReporter, reportProgress } from "./hub/progress.ts";
 export * from "./hub/source.ts";
 export { type EncodeOptions, type ImageSource, type ImageType, RawImage, type ResizeOptions } from "./image.ts";
 export type { PictureSource, ReadImageOptions } from "./image_source.ts";

@@ -5,10 +5,11 @@ import {
   checkOptions,
   DeviceError,
   type LoadOptions,
-  type LoadProgress,
   loadOptionNames,
   makeCallable,
   openSource,
+  type ProgressReporter,
+  reportProgress,
   type SourceLike,
   subSource,
   type Tensor,
@@ -17,6 +18,9 @@ import {
 import { GraphBuilder } from "./graph/builder.ts";
 import { type Device, type DeviceInfo, type DeviceRequest, type DtypeRequest, getDevice } from "./runtime/device.ts";
 import { createSession, type Session } from "./runtime/session.ts";
+import type { SingleFileSource } from "./single_file/address.ts";
+import type { SingleFileCheckpoint } from "./single_file/checkpoint.ts";
+import type { SingleFileOptions } from "./single_file/load.ts";
 import type { Weights } from "./weights.ts";
 import { openWeights } from "./weights_resolution.ts";
 
@@ -48,12 +52,18 @@ export interface Runner {
   run(feeds: Readonly<Record<string, Tensor | Tensor<"int64">>>): Promise<Record<string, Tensor>>;
 }
 
+/** A model whose config is read and right. */
+export interface PreparedModel<T> {
+  /** Finds, opens and checks its weights. */
+  load(variant: string | undefined): Promise<T>;
+}
+
 type EmitGraph = (g: GraphBuilder) => void;
 
 /** What a model has once its weights are found. */
 interface Loaded {
   readonly weights: Weights;
-  readonly progress_callback: ((progress: LoadProgress) => void) | undefined;
+  readonly progress: ProgressReporter | undefined;
   device: Device;
   request: { readonly device: DeviceRequest; readonly dtype: DtypeRequest };
 }
@@ -72,6 +82,8 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
   /** Tensors of old checkpoints that no longer mean anything. */
   static readonly keys_to_ignore: readonly RegExp[] = [/\.position_ids$/];
 
+  /** Awaited before each run: a pipeline that offloads makes room on the device in it. */
+  before_run: (() => Promise<void>) | undefined = undefined;
   private loaded: Loaded | undefined;
   private disposed = false;
   private readonly sessions = new Map<string, { readonly shape: string; readonly session: Session }>();
@@ -111,14 +123,30 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
     source: SourceLike,
     options: ModelLoadOptions & Partial<ConfigOf<T>> = {},
   ): Promise<T> {
+    const prepared = await (ModelMixin.prepare<T>).call(this, source, options);
+    return prepared.load(options.variant);
+  }
+
+  /**
+   * The first half of `from_pretrained`: reads the config and chooses the device, so that a pipeline finds what is wrong
+   * with one component before it fetches the weights of any.
+   *
+   * @internal
+   */
+  static async prepare<T extends ModelMixin<object>>(
+    this: ModelClass<T>,
+    source: SourceLike,
+    options: ModelLoadOptions & Partial<ConfigOf<T>> = {},
+  ): Promise<PreparedModel<T>> {
     const fields = Object.keys(this.config_defaults);
     checkOptions(`${this.name}.from_pretrained`, options, [...modelLoadOptionNames, ...fields]);
-    const { signal, progress_callback, device = "auto", dtype = "auto" } = options;
+    const { signal, device = "auto", dtype = "auto" } = options;
+    const progress = reportProgress(options.progress_callback);
     const opened = await openSource(source, options);
     const folder = subSource(opened, options.subfolder);
 
     const prefix = options.subfolder === undefined ? "" : `${options.subfolder}/`;
-    progress_callback?.({ phase: "resolve", file: prefix + this.config_name, loaded: 0, total: 0 });
+    progress?.({ phase: "resolve", file: prefix + this.config_name, loaded: 0, total: 0 });
     const loadConfig = ConfigMixin.load_config as (
       this: unknown,
       from: SourceLike,
@@ -131,24 +159,67 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
     const chosen = await getDevice(device, dtype);
     signal?.throwIfAborted();
 
-    const weights = await openWeights(folder, {
-      stem: this.weights_name,
-      className: this.name,
-      options: { variant: options.variant, signal, progress_callback },
-    });
+    const load = async (variant: string | undefined): Promise<T> => {
+      const request = { stem: this.weights_name, className: this.name, variant, signal, progress };
+      const weights = await openWeights(folder, request);
+      model.take({ weights, progress, device: chosen, request: { device, dtype } }, this.keys_to_ignore, signal);
+      model.register_to_config({
+        _name_or_path: typeof source === "object" && "open" in source ? source.name : String(source),
+      });
+      return model;
+    };
+    return { load };
+  }
+
+  /**
+   * Loads a model from a checkpoint in one file, in the layout of the original Stable Diffusion code (1.x, 2.x and XL, as on
+   * Civitai). The weights stay as they are in the file: names and layout are mapped as they are read.
+   *
+   * @param source the address of a `.safetensors` file, a `File`, `{ source, file }`, or a file that is open
+   * @param options see {@link SingleFileOptions}; config fields override the config's
+   * @throws UnsupportedModelError for a pickle, and for a checkpoint or a class that is not read from single files.
+   * @throws WeightsMismatchError when the file has no such model, or one of another config.
+   * @throws ModelNotFoundError, IntegrityError and DeviceError as `from_pretrained`.
+   * @see Diffusers `FromOriginalModelMixin.from_single_file`
+   */
+  static async from_single_file<T extends ModelMixin<object>>(
+    this: ModelClass<T>,
+    source: SingleFileSource | SingleFileCheckpoint,
+    options: SingleFileOptions & Partial<ConfigOf<T>> = {},
+  ): Promise<T> {
+    const fields = Object.keys(this.config_defaults);
+    const known = modelLoadOptionNames.filter((name) => name !== "variant");
+    checkOptions(`${this.name}.from_single_file`, options, [...known, "config", "original_config", ...fields]);
+    const { signal, device = "auto", dtype = "auto" } = options;
+    const progress = reportProgress(options.progress_callback);
+    const { openPart } = await import("./single_file/load.ts");
+    const part = await openPart(this.name, source, { ...options, progress_callback: progress });
     try {
-      model.loaded = { weights, progress_callback, device: chosen, request: { device, dtype } };
-      progress_callback?.({ phase: "build", file: weights.file, loaded: 0, total: 0 });
-      model.checkWeights(this.keys_to_ignore);
+      const overrides = Object.fromEntries(Object.entries(options).filter(([key]) => fields.includes(key)));
+      const fromConfig = ConfigMixin.from_config as (this: unknown, config: object, kwargs: object) => T;
+      const model = fromConfig.call(this, this.prepare_config(part.config), overrides);
+      const chosen = await getDevice(device, dtype);
+      signal?.throwIfAborted();
+      const weights = part.weights(model.config);
+      model.take({ weights, progress, device: chosen, request: { device, dtype } }, this.keys_to_ignore, signal);
+      return model;
+    } finally {
+      part.close();
+    }
+  }
+
+  /** Takes weights over: they are closed with the model, and at once when they do not fit. */
+  private take(loaded: Loaded, ignored: readonly RegExp[], signal: AbortSignal | undefined): void {
+    const { weights, progress } = loaded;
+    try {
+      this.loaded = loaded;
+      progress?.({ phase: "build", file: weights.file, loaded: 0, total: 0 });
+      this.checkWeights(ignored);
       signal?.throwIfAborted();
     } catch (error) {
       weights.close();
       throw error;
     }
-    model.register_to_config({
-      _name_or_path: typeof source === "object" && "open" in source ? source.name : String(source),
-    });
-    return model;
   }
 
   /** Where the model runs: `webgpu` or `wasm`. */
@@ -187,6 +258,15 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
     return this;
   }
 
+  /**
+   * Frees the device's memory and keeps the weight files open: the next call uploads the weights again. Idempotent.
+   *
+   * @see torch `module.to("cpu")`, as Diffusers' model offloading uses it
+   */
+  async offload(): Promise<void> {
+    await this.exclusive(() => this.release());
+  }
+
   /** Frees the device's memory and the weight files; the model cannot be called afterwards. Idempotent. */
   async dispose(): Promise<void> {
     this.disposed = true;
@@ -209,7 +289,10 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
   protected async session(name: string, dims: unknown, build: EmitGraph): Promise<Runner> {
     const shape = JSON.stringify(dims);
     return {
-      run: (feeds) => this.exclusive(async () => (await this.prepare(name, shape, build)).run(feeds)),
+      run: async (feeds) => {
+        await this.before_run?.();
+        return this.exclusive(async () => (await this.prepare(name, shape, build)).run(feeds));
+      },
     };
   }
 
@@ -228,21 +311,26 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
     const { file } = loaded.weights;
     const session = await createSession(g.build(), loaded.device, {
       name: file,
-      progress_callback: loaded.progress_callback,
+      progress_callback: loaded.progress,
     });
     this.sessions.set(name, { shape, session });
     return session;
   }
 
   private checkWeights(ignored: readonly RegExp[]): void {
-    const { weights, device } = this.current;
+    const { weights, device, progress } = this.current;
     const used = new Set<string>();
+    const uploads = new Map<string, number>();
     this.check((emit) => {
       const g = new GraphBuilder(weights, device.target);
       emit(g);
-      g.build();
+      for (const { name, byteLength } of g.build().external) uploads.set(name, byteLength);
       for (const name of g.used) used.add(name);
     });
+    if (progress !== undefined) {
+      const bytes = [...uploads.values()].reduce((sum, one) => sum + one, 0);
+      progress.announceUpload(weights.file, bytes);
+    }
     const unused = [...weights.names()].filter((name) => !used.has(name) && !ignored.some((one) => one.test(name)));
     if (unused.length > 0) {
       const more = unused.length > 5 ? ` and ${unused.length - 5} more` : "";

@@ -1,17 +1,17 @@
-import { IntegrityError, type SourceFile, UnsupportedModelError } from "@diffusers-web/core";
+import { IntegrityError, type SourceFile } from "@diffusers-web/core";
 import type { WeightSource, WeightType } from "./graph/types.ts";
 import { readSafetensors, type TensorEntry } from "./safetensors.ts";
-import { convertWeights, type TargetType } from "./weight_conversion.ts";
+import type { TargetType } from "./weight_conversion.ts";
+import { cast, type LazyTensor } from "./weight_transforms.ts";
 
-interface Located extends TensorEntry {
-  readonly in: SourceFile;
-}
+/** Tensors by name, none of them read yet. */
+export type LazyTensors = ReadonlyMap<string, LazyTensor>;
 
 /** The tensors of one or several safetensors files, read when they are asked for. Owns the files. */
 export class Weights implements WeightSource {
   readonly file: string;
-  private readonly files: readonly SourceFile[];
-  private readonly tensors = new Map<string, Located>();
+  private files: readonly SourceFile[];
+  private tensors: LazyTensors;
 
   /**
    * @param files the safetensors files: their headers are read and checked
@@ -21,20 +21,33 @@ export class Weights implements WeightSource {
   constructor(files: readonly SourceFile[], file: string = files[0]?.path ?? "") {
     this.files = files;
     this.file = file;
+    const tensors = new Map<string, LazyTensor>();
     for (const source of files) {
       for (const [name, entry] of readSafetensors(source).tensors) {
-        const other = this.tensors.get(name);
+        const other = tensors.get(name);
         if (other !== undefined) {
-          throw new IntegrityError(`${source.path} has the tensor ${name}, which ${other.in.path} has as well.`, {
+          throw new IntegrityError(`${source.path} has the tensor ${name}, which ${other.file} has as well.`, {
             file: source.path,
             tensors: [name],
-            found: `${name} in ${other.in.path} and ${source.path}`,
+            found: `${name} in ${other.file} and ${source.path}`,
             expected: "each tensor in one file",
           });
         }
-        this.tensors.set(name, { ...entry, in: source });
+        tensors.set(name, lazyTensor(source, name, entry));
       }
     }
+    this.tensors = tensors;
+  }
+
+  /**
+   * The same files seen another way: tensors under other names, left out, cut in parts, or with a {@link WeightTransform}
+   * applied. Nothing is read or copied for it; closing either closes the files of both.
+   */
+  view(change: (tensors: LazyTensors) => LazyTensors): Weights {
+    const seen = new Weights([], this.file);
+    seen.files = this.files;
+    seen.tensors = change(this.tensors);
+    return seen;
   }
 
   shape(name: string): readonly number[] | undefined {
@@ -56,24 +69,7 @@ export class Weights implements WeightSource {
    * @throws IntegrityError when the file ends before the tensor does.
    */
   read(name: string, as: TargetType): Uint8Array {
-    const { dtype, begin, end, in: source } = this.locate(name);
-    const bytes = source.readSync(begin, end);
-    if (bytes.length !== end - begin) {
-      throw new IntegrityError(
-        `${source.path}, tensor ${name}: only ${bytes.length} of ${end - begin} bytes could be read. ` +
-          "The file changed or was closed after its header was read.",
-        { file: source.path, tensors: [name], found: `${bytes.length} bytes`, expected: `${end - begin} bytes` },
-      );
-    }
-    const converted = convertWeights(bytes, dtype, as);
-    if (converted === undefined) {
-      throw new UnsupportedModelError(
-        `${source.path}, tensor ${name}: found ${dtype} weights, which cannot be used as ${as}. ` +
-          "Quantised checkpoints are not supported: use the original one.",
-        { file: source.path, tensors: [name], found: dtype, expected: as },
-      );
-    }
-    return converted;
+    return cast(as)(this.locate(name), name).read();
   }
 
   /** Frees the files. Idempotent. */
@@ -81,11 +77,25 @@ export class Weights implements WeightSource {
     for (const file of this.files) file.close();
   }
 
-  private locate(name: string): Located {
+  private locate(name: string): LazyTensor {
     const located = this.tensors.get(name);
     if (located === undefined) throw new TypeError(`${this.file} has no tensor ${name}.`);
     return located;
   }
+}
+
+function lazyTensor(source: SourceFile, name: string, { dtype, shape, begin, end }: TensorEntry): LazyTensor {
+  const file = source.path;
+  const read = (): Uint8Array => {
+    const bytes = source.readSync(begin, end);
+    if (bytes.length === end - begin) return bytes;
+    throw new IntegrityError(
+      `${file}, tensor ${name}: only ${bytes.length} of ${end - begin} bytes could be read. ` +
+        "The file changed or was closed after its header was read.",
+      { file, tensors: [name], found: `${bytes.length} bytes`, expected: `${end - begin} bytes` },
+    );
+  };
+  return { dtype, shape, file, read };
 }
 
 /** The index of a checkpoint in several files: which file holds each tensor. */

@@ -6,6 +6,7 @@ export { type DDIMOptions, DDIMPipeline } from "./ddim/pipeline_ddim.ts";
 export { type DDPMOptions, DDPMPipeline } from "./ddpm/pipeline_ddpm.ts";
 export { rescale_noise_cfg } from "./guidance.ts";
 export * from "./image_processor.ts";
+export type { SingleFilePipelineOptions } from "./loaders/single_file.ts";
 export * from "./pipeline_output.ts";
 export type {
   Component,

@@ -4,15 +4,18 @@ import {
   ModelNotFoundError,
   nearest,
   parseConfig,
+  prefetchFiles,
   readText,
+  reportProgress,
   type Source,
   schedulerRegistry,
   subSource,
   UnsupportedModelError,
-  ValueError,
 } from "@diffusers-web/core";
-import type { DeviceRequest, DtypeRequest } from "@diffusers-web/models";
-import { type ComponentEntry, componentRegistry } from "./component_registry.ts";
+import type { DeviceRequest, DtypeRequest, PreparedModel } from "@diffusers-web/models";
+import { type ComponentClass, type ComponentEntry, componentRegistry } from "./component_registry.ts";
+import { componentPlace, neededFiles, noVariant } from "./needed_files.ts";
+import { exportsAmong, originalIndex, prepareOrExport } from "./onnx_layout.ts";
 
 /** What all models have. */
 export interface Model {
@@ -36,7 +39,7 @@ export const MODEL_INDEX = "model_index.json";
 /** Reads and parses model_index.json. @throws ModelNotFoundError when there is none. */
 export async function readModelIndex(source: Source, options: LoadOptions): Promise<ConfigDict> {
   const text = await readText(source, MODEL_INDEX, options);
-  if (text !== undefined) return parseConfig(text, MODEL_INDEX, source.name);
+  if (text !== undefined) return originalIndex(parseConfig(text, MODEL_INDEX, source.name));
   throw new ModelNotFoundError(
     `${source.name} has no ${MODEL_INDEX}, which describes a pipeline. ` +
       "If it is a single model or scheduler, load it with that class's from_pretrained.",
@@ -116,44 +119,64 @@ export interface ComponentLoadOptions extends LoadOptions {
 }
 
 /**
- * Loads components one after the other. When one fails, those loaded before it are freed.
+ * Loads components. Everything small comes first, so that what is wrong with it shows before a long download; then the
+ * weights, one component after the other. When one fails, those loaded before it are freed.
  *
- * A component without weights of the variant that was asked for is loaded without it, as long as another one has it.
+ * Of a source that lists its files exactly those that are needed are chosen, and fetched as one whole. Elsewhere each file is
+ * asked for as it is needed. A component without weights of the variant that was asked for is loaded without it, as long as
+ * another one has it.
  *
  * @throws ValueError when none has the variant.
  */
 export async function loadComponents(
   root: Source,
-  wanted: readonly WantedComponent[],
+  asked: readonly WantedComponent[],
   options: ComponentLoadOptions,
 ): Promise<Record<string, unknown>> {
-  const { signal, progress_callback, device, dtype } = options;
-  const places = new Map<string, Promise<Source>>();
+  const { signal, device, dtype } = options;
+  const progress = reportProgress(options.progress_callback);
+  const listing = await root.list?.({ signal });
+  const wanted = listing === undefined ? asked : exportsAmong(asked, listing);
+  const place = async (component: WantedComponent): Promise<Source> =>
+    component.entry.place?.(root, component.key) ??
+    (listing === undefined
+      ? componentSource(root, component.key, component.entry.files, options)
+      : componentPlace(root, listing, component).source);
+  const shared = { signal, progress_callback: progress };
   const loaded: Record<string, unknown> = {};
-  const load = async ({ key, entry }: WantedComponent, variant?: string): Promise<void> => {
-    signal?.throwIfAborted();
-    const place = places.get(key) ?? componentSource(root, key, entry.files, options);
-    places.set(key, place);
-    const componentClass = await entry.load();
-    const modelOptions = entry.is_model ? { device, dtype, variant } : {};
-    const all = withoutUndefined({ signal, progress_callback, ...modelOptions });
-    loaded[key] = await componentClass.from_pretrained(await place, all);
-  };
   try {
-    // Those without weights are small, and come first: what is wrong with them shows before a long download.
-    await Promise.all(wanted.filter(({ entry }) => !entry.is_model).map((one) => load(one)));
-    const models = wanted.filter(({ entry }) => entry.is_model);
-    const plain: WantedComponent[] = [];
-    for (const model of models) {
-      try {
-        await load(model, options.variant);
-      } catch (error) {
-        if (options.variant === undefined || !isVariantMissing(error)) throw error;
-        plain.push(model);
-        if (plain.length === models.length) throw noVariant(root, options.variant, error);
-      }
+    const small = wanted.filter(({ entry }) => !entry.is_model);
+    await Promise.all(
+      small.map(async (component) => {
+        const componentClass = await component.entry.load();
+        loaded[component.key] = await componentClass.from_pretrained(await place(component), withoutUndefined(shared));
+      }),
+    );
+    const prepare = async (component: WantedComponent): Promise<PreparedModel<unknown>> => {
+      signal?.throwIfAborted();
+      const modelClass = (await component.entry.load()) as Required<ComponentClass>;
+      const modelOptions = withoutUndefined({ ...shared, device, dtype });
+      return modelClass.prepare(await place(component), modelOptions);
+    };
+    const models = await Promise.all(
+      wanted
+        .filter(({ entry }) => entry.is_model)
+        .map(async (component) => ({
+          key: component.key,
+          model: await (listing === undefined ? prepareOrExport(component, prepare) : prepare(component)),
+        })),
+    );
+    const load = async ({ key, model }: (typeof models)[number], variant?: string): Promise<void> => {
+      signal?.throwIfAborted();
+      loaded[key] = await model.load(variant);
+    };
+    if (listing === undefined) {
+      await loadByTrying(root, models, load, options.variant);
+    } else {
+      const { files, variants } = await neededFiles(root, listing, wanted, options);
+      await prefetchFiles(root, files, { signal, progress });
+      for (const one of models) await load(one, variants.get(one.key));
     }
-    for (const model of plain) await load(model);
     signal?.throwIfAborted();
     return loaded;
   } catch (error) {
@@ -162,18 +185,30 @@ export async function loadComponents(
   }
 }
 
+/** Where nobody knows which component has the variant. */
+async function loadByTrying<M>(
+  root: Source,
+  models: readonly M[],
+  load: (model: M, variant?: string) => Promise<void>,
+  variant: string | undefined,
+): Promise<void> {
+  const plain: M[] = [];
+  for (const model of models) {
+    try {
+      await load(model, variant);
+    } catch (error) {
+      if (variant === undefined || !isVariantMissing(error)) throw error;
+      plain.push(model);
+      if (plain.length === models.length) throw noVariant(root, variant, error);
+    }
+  }
+  for (const model of plain) await load(model);
+}
+
 /** Whether only the variant is missing, and there are weights without it. */
 function isVariantMissing(error: unknown): boolean {
   if (!(error instanceof ModelNotFoundError)) return false;
-  return error.details.field === "variant" && error.details.found?.endsWith(".safetensors") === true;
-}
-
-function noVariant(root: Source, variant: string, cause: unknown): ValueError {
-  return new ValueError(
-    `No component of ${root.name} has weights of the variant ${JSON.stringify(variant)}. Leave { variant } out.`,
-    { field: "variant", found: "no such weights", expected: `*.${variant}.safetensors` },
-    { cause },
-  );
+  return error.details.field === "variant" && /\.(safetensors|onnx)$/.test(error.details.found ?? "");
 }
 
 function withoutUndefined<T extends object>(options: T): T {

@@ -5,10 +5,12 @@ import {
   type LoadOptions,
   makeCallable,
   openSource,
+  reportProgress,
   type Scheduler,
   type SourceLike,
   schedulerRegistry,
   subSource,
+  UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/core";
 import {
@@ -22,6 +24,7 @@ import {
 } from "@diffusers-web/models";
 import { callOptions, untilAborted } from "./calls.ts";
 import { componentRegistry } from "./component_registry.ts";
+import { offloadAll, offloadSequence, withOffload } from "./offload.ts";
 import {
   componentEntry,
   disposeModels,
@@ -71,6 +74,8 @@ export interface PipelineClass<T extends DiffusionPipeline = DiffusionPipeline> 
   readonly unused_components: readonly string[];
   /** Further arguments of the constructor. */
   readonly init_options: readonly string[];
+  /** The models that work one after the other, as `text_encoder->unet->vae`; null where they do not. */
+  readonly model_cpu_offload_seq: string | null;
 }
 
 /** Pipeline classes by name, loaded when they are asked for. */
@@ -98,9 +103,12 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   static readonly optional_components: readonly string[] = [];
   static readonly unused_components: readonly string[] = [];
   static readonly init_options: readonly string[] = [];
+  static readonly model_cpu_offload_seq: string | null = null;
 
   /** Set to true in a callback to leave out the steps that remain. Reset by each call. */
   _interrupt = false;
+  /** The order in which models take each other off the device; undefined while all of them stay. */
+  private offloading: readonly string[] | undefined;
   /** When the calls so far have ended. */
   private lastCall: Promise<void> = Promise.resolve();
 
@@ -123,7 +131,8 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     try {
       await untilAborted(before, options.signal);
       this._interrupt = false;
-      return await this.run(options);
+      if (this.offloading === undefined) return await this.run(options);
+      return await withOffload(this.components, this.offloading, () => this.run(options));
     } finally {
       before.then(finish);
     }
@@ -205,6 +214,51 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     return this;
   }
 
+  /**
+   * Keeps each model on the device only while it works, from now on: the peak is the largest model's in place of all
+   * models' together. Each call uploads the weights again, from where they lie, and prepares the models anew.
+   *
+   * @throws ValueError for a pipeline whose class does not say in which order its models work.
+   * @see Diffusers `DiffusionPipeline.enable_model_cpu_offload`
+   */
+  async enable_model_cpu_offload(): Promise<void> {
+    const { name, model_cpu_offload_seq } = this.constructor as unknown as PipelineClass;
+    this.offloading = offloadSequence(name, model_cpu_offload_seq);
+    await this.maybe_free_model_hooks();
+  }
+
+  /**
+   * Refused: the engine holds a model as a whole, so its layers cannot come to the device one by one.
+   *
+   * @throws UnsupportedModelError
+   */
+  enable_sequential_cpu_offload(): never {
+    throw new UnsupportedModelError(
+      "Sequential offloading moves single layers, but the engine holds a model as a whole. " +
+        "Use enable_model_cpu_offload(), which moves whole models.",
+      { field: "enable_sequential_cpu_offload", expected: "enable_model_cpu_offload" },
+    );
+  }
+
+  /**
+   * Ends what {@link enable_model_cpu_offload} began: models stay on the device once they have run.
+   *
+   * @see Diffusers `DiffusionPipeline.remove_all_hooks`
+   */
+  remove_all_hooks(): void {
+    this.offloading = undefined;
+  }
+
+  /**
+   * With {@link enable_model_cpu_offload}, takes all models off the device: after a part was called by itself, e.g.
+   * `encode_prompt`. Each call of the pipeline does so at its end.
+   *
+   * @see Diffusers `DiffusionPipeline.maybe_free_model_hooks`
+   */
+  async maybe_free_model_hooks(): Promise<void> {
+    if (this.offloading !== undefined) await offloadAll(this.components);
+  }
+
   /** Frees the models' memory. Idempotent; the pipeline cannot be called afterwards. */
   async dispose(): Promise<void> {
     await disposeModels(this.models);
@@ -240,7 +294,9 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     from: SourceLike,
     options: PipelineLoadOptions = {},
   ): Promise<DiffusionPipeline> {
+    const progress = reportProgress(options.progress_callback);
     const source = subSource(await openSource(from, options), options.subfolder);
+    progress?.({ phase: "resolve", file: MODEL_INDEX, loaded: 0, total: 0 });
     const index = await readModelIndex(source, options);
     const cls = await chosenClass(this, index);
     const { component_names, optional_components, unused_components, init_options, name } = cls;
@@ -280,7 +336,7 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
       if (component !== null) checkComponent(key, index[key], component);
     }
 
-    const loaded = await loadComponents(source, wanted, options);
+    const loaded = await loadComponents(source, wanted, { ...options, progress_callback: progress });
     try {
       const init = init_options.map((key) => [key, (options as Record<string, unknown>)[key] ?? index[key]]);
       const pipeline = new cls({ ...Object.fromEntries(init), ...passed, ...loaded } as never);
@@ -319,7 +375,7 @@ function classPair(component: Component | null): [string, string] | [null, null]
 }
 
 /** @throws ValueError for a component of another kind than model_index.json asks for. */
-function checkComponent(key: string, written: unknown, component: Component): void {
+export function checkComponent(key: string, written: unknown, component: Component): void {
   const isScheduler = typeof (component as Partial<Scheduler>).set_timesteps === "function";
   const expected = Array.isArray(written) ? String(written[1]) : key;
   const wantsScheduler = expected in schedulerRegistry || key === "scheduler";

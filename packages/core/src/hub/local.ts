@@ -1,7 +1,9 @@
 import { ModelNotFoundError } from "../errors.ts";
 import { nodeImport } from "../node.ts";
-import { leadsOut } from "./paths.ts";
-import type { Source, SourceFile } from "./source.ts";
+import { byPath, isBookkeeping, leadsOut } from "./paths.ts";
+import type { FileInfo, Source, SourceFile } from "./source.ts";
+
+type FileSystem = typeof import("node:fs");
 
 /**
  * A folder of the local file system (Node).
@@ -10,9 +12,8 @@ import type { Source, SourceFile } from "./source.ts";
  * @throws ModelNotFoundError when `path` can only mean a folder and is none.
  */
 export async function openFolder(path: string): Promise<Source | undefined> {
-  const fs = await nodeImport<typeof import("node:fs")>("node:fs");
+  const fs = await nodeImport<FileSystem>("node:fs");
   const { fileURLToPath } = await nodeImport<typeof import("node:url")>("node:url");
-  const { join } = await nodeImport<typeof import("node:path")>("node:path");
   const folder = path.startsWith("file:") ? fileURLToPath(path) : path;
   if (!fs.statSync(folder, { throwIfNoEntry: false })?.isDirectory()) {
     if (!/^(\.{0,2}[\\/]|file:|[a-zA-Z]:[\\/])/.test(path)) return undefined;
@@ -26,21 +27,91 @@ export async function openFolder(path: string): Promise<Source | undefined> {
   }
   return {
     name: folder,
+    list: async (options) => {
+      options?.signal?.throwIfAborted();
+      return listFolder(fs, folder);
+    },
     open: async (file, options) => {
       options?.signal?.throwIfAborted();
-      if (leadsOut(file)) return undefined;
-      const full = join(folder, file);
-      const stat = fs.statSync(full, { throwIfNoEntry: false });
-      return stat?.isFile() ? new LocalFile(fs, file, stat.size, fs.openSync(full, "r")) : undefined;
+      return openFile(fs, folder, file);
     },
   };
 }
 
+/**
+ * All files below a folder with their sizes, without those of git and of download tools. Links are followed (a snapshot
+ * of the hub's cache consists of them), but not in a circle.
+ *
+ * @throws ModelNotFoundError for a folder that may not be read.
+ */
+export function listFolder(fs: FileSystem, folder: string): FileInfo[] {
+  const files: FileInfo[] = [];
+  const visit = (full: string, prefix: string, above: readonly string[]): void => {
+    const real = fs.realpathSync(full);
+    if (above.includes(real)) return;
+    for (const name of readable(prefix || folder, () => fs.readdirSync(full))) {
+      const path = prefix + name;
+      const stat = statIfThere(fs, `${full}/${name}`);
+      if (stat?.isFile()) files.push({ path, size: stat.size });
+      else if (stat?.isDirectory() && !isBookkeeping(name)) visit(`${full}/${name}`, `${path}/`, [...above, real]);
+    }
+  };
+  visit(folder, "", []);
+  return files.sort(byPath);
+}
+
+/**
+ * A file below a folder; undefined when there is none, or the path leads out.
+ *
+ * @throws ModelNotFoundError for a file that may not be read.
+ */
+export function openFile(fs: FileSystem, folder: string, path: string): SourceFile | undefined {
+  if (leadsOut(path) || path.includes("\0")) return undefined;
+  const full = `${folder}/${path}`;
+  const stat = readable(path, () => statIfThere(fs, full));
+  if (!stat?.isFile()) return undefined;
+  return new LocalFile(
+    fs,
+    path,
+    stat.size,
+    readable(path, () => fs.openSync(full, "r")),
+  );
+}
+
+/** Of a file or folder; undefined where there is none, a link leads nowhere, or the name is none that could exist. */
+export function statIfThere(fs: FileSystem, full: string): import("node:fs").Stats | undefined {
+  try {
+    return fs.statSync(full);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(errorCode(error))) return undefined;
+    throw error;
+  }
+}
+
+/** What the operating system calls an error, e.g. ENOENT; empty for any other. */
+export function errorCode(error: unknown): string {
+  return (error as { code?: string } | null)?.code ?? "";
+}
+
+function readable<T>(file: string, read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    if (errorCode(cause) !== "EACCES" && errorCode(cause) !== "EPERM") throw cause;
+    throw new ModelNotFoundError(
+      `${file} is there, but may not be read: ${(cause as Error).message}. Give this process the right to.`,
+      { file, found: errorCode(cause), expected: "a file or folder that may be read" },
+      { cause },
+    );
+  }
+}
+
+/** A file of the local file system, open. */
 class LocalFile implements SourceFile {
   #open = true;
 
   constructor(
-    private readonly fs: typeof import("node:fs"),
+    private readonly fs: FileSystem,
     readonly path: string,
     readonly size: number,
     private readonly handle: number,

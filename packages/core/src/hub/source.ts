@@ -1,17 +1,40 @@
 import { IntegrityError } from "../errors.ts";
 import { isNode } from "../node.ts";
+import type { GivenFiles } from "./files.ts";
+import type { ProgressReporter } from "./progress.ts";
 
 /** What a load does, in order. */
 export type LoadPhase = "resolve" | "download" | "verify" | "build" | "upload" | "compile";
 
-/** One step of a load's progress. Bytes, except where the phase has none (`loaded` and `total` are then 0 and 0). */
-export interface LoadProgress {
+/** What a source or an engine tells of one file. Bytes, except where the phase has none (`loaded` and `total` are then 0 and 0). */
+export interface LoadStep {
   readonly phase: LoadPhase;
   /** The file at hand, relative to the source, or the component's name. */
   readonly file: string;
   readonly loaded: number;
   /** 0 while it is not known. */
   readonly total: number;
+}
+
+/**
+ * One event of a load: the file at hand, and the load as a whole. Its counts never go back: when what came of a file was
+ * wrong and it is fetched anew, they stand still until it is further than it was.
+ *
+ * Two things are counted: what is fetched (up to `build`), and what goes to the device (`upload`, `compile`). The latter
+ * happens when a model is first called, and is counted anew when it happens again, as for another size.
+ */
+export interface LoadProgress extends LoadStep {
+  /** Bytes that are there, over all files. */
+  readonly loaded_bytes: number;
+  /** Bytes of all files that are known of. Where the source can list its files: of the whole load, from its start. */
+  readonly total_bytes: number;
+  /** Files that are there, whole. */
+  readonly loaded_files: number;
+  readonly total_files: number;
+  /** While files are downloaded: bytes per second over the last seconds; undefined before there are enough to tell. */
+  readonly speed: number | undefined;
+  /** While files are downloaded: seconds to the last one's end; undefined where it is not known how much is to come. */
+  readonly seconds_left: number | undefined;
 }
 
 /** Options that every `from_pretrained` takes, named as in Diffusers and transformers.js. */
@@ -40,6 +63,7 @@ export interface LoadOptions {
   /** In place of the global `fetch`. */
   readonly fetch?: typeof fetch | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Told how the load goes on: at most about 30 times a second, besides the start and end of each file and phase. */
   readonly progress_callback?: ((progress: LoadProgress) => void) | undefined;
 }
 
@@ -97,18 +121,26 @@ export interface Source {
 /** How a file is opened. */
 export interface OpenOptions {
   readonly signal?: AbortSignal | undefined;
-  readonly progress_callback?: ((progress: LoadProgress) => void) | undefined;
+  readonly progress_callback?: ((step: LoadStep) => void) | undefined;
 }
 
-/** What `from_pretrained` takes: a hub id, a URL, a folder's path in Node, or a source of the caller's own. */
-export type SourceLike = string | URL | Source;
+/**
+ * What `from_pretrained` takes: a hub id, a URL, a folder's path in Node, files that a person chose or dropped in a page
+ * (with `<input webkitdirectory>`, `showDirectoryPicker()`, or a drop's items), or a source of the caller's own.
+ */
+export type SourceLike = string | URL | Source | GivenFiles;
 
 /** Decides what a `from_pretrained` argument is, without reading anything but (in Node) whether a folder exists. */
 export async function openSource(from: SourceLike, options: LoadOptions = {}): Promise<Source> {
   if (typeof from === "object" && from !== null && "open" in from) return from;
+  if (isGivenFiles(from)) {
+    const { openFiles } = await import("./files.ts");
+    return openFiles(from);
+  }
   if (typeof from !== "string" && !(from instanceof URL)) {
     throw new TypeError(
-      `A model is loaded from a hub id, a URL or a folder; got ${from === null ? "null" : typeof from}.`,
+      "A model is loaded from a hub id, a URL, a folder, or a folder's files; got " +
+        `${from === null ? "null" : typeof from}.`,
     );
   }
   const text = String(from);
@@ -118,17 +150,35 @@ export async function openSource(from: SourceLike, options: LoadOptions = {}): P
     const folder = await openFolder(text);
     if (folder !== undefined) return folder;
   }
-  const { HttpSource, hubSource, pageUrl } = await import("./http.ts");
-  if (isUrl) return new HttpSource(text, text, options);
-  if (!isNode && /^\.{0,2}\//.test(text)) return new HttpSource(pageUrl(text), text, options);
+  const isPath = !isNode && /^\.{0,2}\//.test(text);
+  if (isUrl || isPath) {
+    const { HttpSource, pageUrl } = await import("./http.ts");
+    return new HttpSource(isPath ? pageUrl(text) : text, text, options);
+  }
+  const { hubSource } = await import("./hub_source.ts");
   return hubSource(text, options);
+}
+
+function isGivenFiles(from: unknown): from is GivenFiles {
+  if (typeof from !== "object" || from === null) return false;
+  if (Array.isArray(from)) return from.every((file) => file instanceof Blob && "name" in file);
+  if (typeof FileList !== "undefined" && from instanceof FileList) return true;
+  return ("kind" in from && from.kind === "directory") || ("isDirectory" in from && from.isDirectory === true);
+}
+
+/** A folder of another source. */
+interface SubSource extends Source {
+  readonly parent: Source;
+  readonly prefix: string;
 }
 
 /** The folder `subfolder` of a source, as a source. */
 export function subSource(source: Source, subfolder: string | undefined): Source {
   if (subfolder === undefined || subfolder === "") return source;
   const prefix = `${subfolder.replace(/\/+$/, "")}/`;
-  return {
+  const sub: SubSource = {
+    parent: source,
+    prefix,
     name: `${source.name.replace(/\/+$/, "")}/${prefix.slice(0, -1)}`,
     open: (path, options) => source.open(prefix + path, options),
     ...(source.list && {
@@ -145,6 +195,35 @@ export function subSource(source: Source, subfolder: string | undefined): Source
         ),
     }),
   };
+  return sub;
+}
+
+/**
+ * Gets the files of a load ready to be opened, where the source has to fetch them: all at once, and announced first, so
+ * that the total is known before the first byte comes.
+ */
+export async function prefetchFiles(
+  source: Source,
+  files: readonly Pick<FileInfo, "path" | "size">[],
+  options: { readonly signal?: AbortSignal | undefined; readonly progress?: ProgressReporter | undefined } = {},
+): Promise<void> {
+  if (source.prefetch === undefined) return;
+  if ("parent" in source) {
+    // What is told of a file calls it by its path in the outermost source.
+    const { parent, prefix } = source as SubSource;
+    return prefetchFiles(
+      parent,
+      files.map(({ path, size }) => ({ path: prefix + path, size })),
+      options,
+    );
+  }
+  const { signal, progress } = options;
+  progress?.announce(files);
+  await source.prefetch(
+    files.map(({ path }) => path),
+    { signal, progress_callback: progress },
+  );
+  progress?.arrived();
 }
 
 /**
@@ -152,7 +231,11 @@ export function subSource(source: Source, subfolder: string | undefined): Source
  *
  * @throws IntegrityError for bytes that are not UTF-8.
  */
-export async function readText(source: Source, path: string, options?: OpenOptions): Promise<string | undefined> {
+export async function readText(
+  source: Source,
+  path: string,
+  options?: Pick<OpenOptions, "signal">,
+): Promise<string | undefined> {
   const file = await source.open(path, { signal: options?.signal });
   if (file === undefined) return undefined;
   try {

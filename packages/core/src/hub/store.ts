@@ -37,6 +37,8 @@ export interface PartialFile {
 export interface HubStore {
   /** A whole file; undefined where there is none, or only a part. Marks it as used now. */
   open(key: FileKey): Promise<SourceFile | undefined>;
+  /** Whether a whole file is kept. Only where it costs less than to open it: a window opens a file into memory. */
+  has?(key: FileKey): Promise<boolean>;
   /** Starts a file, or goes on with what is kept of it. `info.size` is exact. */
   begin(key: FileKey, info: FileInfo): Promise<PartialFile>;
   /** Runs `task` while no other tab (or process) does the same for this file. */
@@ -47,6 +49,11 @@ export interface HubStore {
   /** The files of a commit, as the hub listed them. */
   listing(repo: RepoKey, commit: string): Promise<readonly FileInfo[] | undefined>;
   keepListing(repo: RepoKey, commit: string, files: readonly FileInfo[]): Promise<void>;
+  /**
+   * The files that are there of a commit without a listing: another program (Python) downloaded them, so these may not
+   * be all. Only a store that is shared with other programs has this; undefined where nothing of the commit is there.
+   */
+  found?(repo: RepoKey, commit: string): Promise<readonly FileInfo[] | undefined>;
   /** Frees a file of whatever state. */
   delete(key: FileKey): Promise<void>;
 }

@@ -8,7 +8,7 @@ const IR_VERSION = 10;
 const elementTypes: Record<ElementType, number> = { float32: 1, int32: 6, int64: 7, bool: 9, float16: 10 };
 
 /** Appends protobuf fields. Only what an ONNX model needs: varints, floats, bytes, strings and messages. */
-class Writer {
+export class Writer {
   private buffer = new Uint8Array(256);
   private length = 0;
 

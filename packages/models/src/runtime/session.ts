@@ -1,6 +1,7 @@
-import { DeviceError, type LoadProgress, Tensor } from "@diffusers-web/core";
+import { type DataType, DeviceError, type LoadStep, Tensor } from "@diffusers-web/core";
 import type { BuiltGraph, ExternalWeight, GraphIO } from "../graph/types.ts";
 import type { Device } from "./device.ts";
+import { holdMemory } from "./memory.ts";
 import { loadOrt, type Ort, type OrtSession, type OrtSessionOptions, type OrtTensor } from "./ort.ts";
 
 /** How a session is created. */
@@ -8,7 +9,7 @@ export interface SessionOptions {
   /** Checked before and after the engine works: the engine itself cannot be interrupted. */
   readonly signal?: AbortSignal | undefined;
   /** Told of every weight that the engine takes (`upload`) and of the first run (`compile`). */
-  readonly progress_callback?: ((progress: LoadProgress) => void) | undefined;
+  readonly progress_callback?: ((progress: LoadStep) => void) | undefined;
   /** What `progress_callback` calls the work. */
   readonly name?: string | undefined;
   /** Fails when a node would run on the processor although the device is a GPU: for tests. */
@@ -52,12 +53,15 @@ export function createSession(graph: BuiltGraph, device: Place, options: Session
       ...(options.forbidCpuNodes === true ? { extra: { session: { disable_cpu_ep_fallback: "1" } } } : {}),
     };
     const create = (): Promise<OrtSession> => ort.InferenceSession.create(graph.bytes, sessionOptions);
+    const freeMemory = holdMemory(weightBytes(graph.external));
     const inner = await untilLost(device, create).catch((cause: unknown) => {
+      freeMemory();
       throw failure() ?? engineError("could not prepare the model", device, cause);
     });
-    const session = new Session(ort, inner, graph, device, options);
+    const session = new Session(ort, inner, graph, device, options, freeMemory);
     if (options.signal?.aborted) {
       await inner.release();
+      freeMemory();
       throw options.signal.reason;
     }
     return session;
@@ -75,6 +79,7 @@ export class Session {
     private readonly graph: Pick<BuiltGraph, "inputs" | "outputs">,
     private readonly device: Place,
     private readonly options: SessionOptions,
+    private readonly freeMemory: () => void,
   ) {
     this.inner = inner;
   }
@@ -87,18 +92,47 @@ export class Session {
    */
   run(feeds: Readonly<Record<string, Tensor | Tensor<"int64">>>): Promise<Record<string, Tensor>> {
     const inputs = Object.fromEntries(this.graph.inputs.map((input) => [input.name, this.input(input, feeds)]));
+    const names = this.graph.outputs.map(({ name }) => name);
+    return this.call(inputs, names, ({ data, dims }) => new Tensor("float32", data as Float32Array, dims));
+  }
+
+  /**
+   * Runs a graph of another maker: its inputs are of any type, its outputs come in their own, and dims are the caller's.
+   *
+   * @param outputs those that are wanted, by name
+   */
+  runTyped(
+    feeds: Readonly<Record<string, Tensor<DataType>>>,
+    outputs: readonly string[],
+  ): Promise<Record<string, Tensor<DataType>>> {
+    const inputs = Object.entries(feeds).map(([name, { type, data, dims }]) => [
+      name,
+      new this.ort.Tensor(type, data as Float32Array, dims as number[]),
+    ]);
+    return this.call(
+      Object.fromEntries(inputs),
+      outputs,
+      ({ type, data, dims }) => new Tensor(type as DataType, data as Float32Array, dims),
+    );
+  }
+
+  private call<T>(
+    inputs: Readonly<Record<string, OrtTensor>>,
+    names: readonly string[],
+    convert: (output: OrtTensor) => T,
+  ): Promise<Record<string, T>> {
     return exclusive(async () => {
       const { inner } = this;
       if (inner === undefined) throw new DeviceError("The session is disposed: load the model again.");
       if (!this.compiled) this.report("compile");
-      const outputs = await untilLost(this.device, () => inner.run(inputs)).catch((cause: unknown) => {
+      const outputs = await untilLost(this.device, () => inner.run(inputs, names)).catch((cause: unknown) => {
         throw engineError("failed while it ran the model", this.device, cause);
       });
       this.compiled = true;
-      const result: Record<string, Tensor> = {};
-      for (const { name } of this.graph.outputs) {
+      const result: Record<string, T> = {};
+      for (const name of names) {
         const output = outputs[name] as OrtTensor;
-        result[name] = new Tensor("float32", output.data as Float32Array, output.dims);
+        result[name] = convert(output);
         output.dispose();
       }
       return result;
@@ -110,8 +144,12 @@ export class Session {
     return exclusive(async () => {
       const inner = this.inner;
       this.inner = undefined;
-      if (inner === undefined || this.device.gpu?.lost !== undefined) return;
-      await untilLost(this.device, () => inner.release());
+      try {
+        if (inner === undefined || this.device.gpu?.lost !== undefined) return;
+        await untilLost(this.device, () => inner.release());
+      } finally {
+        this.freeMemory();
+      }
     });
   }
 
@@ -133,12 +171,16 @@ function untilLost<T>({ gpu }: Place, call: () => Promise<T>): Promise<T> {
   return gpu === undefined ? call() : gpu.untilLost(call);
 }
 
+function weightBytes(weights: readonly ExternalWeight[]): number {
+  return weights.reduce((sum, weight) => sum + weight.byteLength, 0);
+}
+
 /** The weights as the engine mounts them: each a file of its own, read when the engine asks for it. */
 function uploads(
   weights: readonly ExternalWeight[],
   { name: file = "", progress_callback }: SessionOptions,
 ): { files: { path: string; data: Uint8Array }[]; failure: () => unknown } {
-  const total = weights.reduce((sum, weight) => sum + weight.byteLength, 0);
+  const total = weightBytes(weights);
   const taken = new Set<string>();
   let loaded = 0;
   let failure: unknown;

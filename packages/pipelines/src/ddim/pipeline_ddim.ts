@@ -51,6 +51,7 @@ export interface DDIMPipeline extends PipelineCall<DDIMOptions> {
 export class DDIMPipeline extends DiffusionPipeline {
   static override readonly name: string = "DDIMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
+  static override readonly model_cpu_offload_seq: string = "unet";
 
   constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: Scheduler }) {
     super();

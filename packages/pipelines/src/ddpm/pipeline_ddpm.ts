@@ -44,6 +44,7 @@ export interface DDPMPipeline extends PipelineCall<DDPMOptions> {
 export class DDPMPipeline extends DiffusionPipeline {
   static override readonly name: string = "DDPMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
+  static override readonly model_cpu_offload_seq: string = "unet";
 
   constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: Scheduler }) {
     super();

@@ -6,12 +6,13 @@ import {
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/core";
-import type { AutoencoderKL, CLIPTextModel, UNet2DConditionModel } from "@diffusers-web/models";
+import type { AutoencoderKL, CLIPTextModel, SingleFileSource, UNet2DConditionModel } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
 import { checkGenerator, checkTensor, replaced } from "../checks.ts";
 import { describeImages } from "../generation_metadata.ts";
 import { apply_guidance, get_guidance_scale_embedding, rescale_noise_cfg } from "../guidance.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
+import type { SingleFilePipelineOptions } from "../loaders/single_file.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
 import { type EncodePromptOptions, encode_prompt, type Prompt, type PromptEmbeddings } from "../prompt.ts";
@@ -79,6 +80,7 @@ export class StableDiffusionPipeline extends DiffusionPipeline {
   ];
   static override readonly unused_components: readonly string[] = ["feature_extractor"];
   static override readonly init_options: readonly string[] = ["requires_safety_checker"];
+  static override readonly model_cpu_offload_seq: string = "text_encoder->image_encoder->unet->vae";
   /** The tensors that a callback may be shown. */
   static readonly callback_tensor_inputs: readonly (keyof CallbackTensors)[] = callbackTensors;
 
@@ -119,6 +121,30 @@ export class StableDiffusionPipeline extends DiffusionPipeline {
     this.vae_scale_factor = vae == null ? 8 : 2 ** (vae.config.block_out_channels.length - 1);
     this.image_processor = new VaeImageProcessor({ vae_scale_factor: this.vae_scale_factor });
     this.register_to_config({ requires_safety_checker });
+  }
+
+  /**
+   * Loads a checkpoint of Stable Diffusion 1.x or 2.x in one file, in the layout of the original code (as on Civitai). No
+   * safety checker is loaded.
+   *
+   * @param from the address of a `.safetensors` file (a URL, a file on the hub, a path in Node), a `File`, or
+   * `{ source, file }`
+   * @example
+   * ```ts
+   * const pipeline = await StableDiffusionPipeline.from_single_file("https://example.com/checkpoint.safetensors", {
+   *   config: "stable-diffusion-v1-5/stable-diffusion-v1-5",
+   * });
+   * ```
+   * @throws UnsupportedModelError for a pickle and for a checkpoint of another kind, ValueError when it is not said where
+   * the tokenizer is, WeightsMismatchError when a model is not in the file or of another config; else as `from_pretrained`.
+   * @see Diffusers `FromSingleFileMixin.from_single_file`
+   */
+  static async from_single_file(
+    from: SingleFileSource,
+    options: SingleFilePipelineOptions = {},
+  ): Promise<StableDiffusionPipeline> {
+    const { loadSingleFile } = await import("../loaders/single_file.ts");
+    return loadSingleFile<StableDiffusionPipeline>(this, ["v1", "v2"], from, options);
   }
 
   /** The guidance scale of the call at hand. */

@@ -1,0 +1,300 @@
+import {
+  type ConfigClass,
+  type ConfigDict,
+  ConfigMixin,
+  checkOptions,
+  DeviceError,
+  ModelNotFoundError,
+  makeCallable,
+  openSource,
+  type ProgressReporter,
+  reportProgress,
+  type Source,
+  type SourceLike,
+  subSource,
+  type Tensor,
+  ValueError,
+} from "@diffusers-web/core";
+import { type ModelLoadOptions, modelLoadOptionNames, type PreparedModel } from "../modeling_utils.ts";
+import { type Device, type DeviceInfo, type DeviceRequest, type DtypeRequest, getDevice } from "../runtime/device.ts";
+import { createSession, type Session } from "../runtime/session.ts";
+import { matchFeeds, type OnnxFeeds } from "./onnx_feeds.ts";
+import type { OnnxFile } from "./onnx_file.ts";
+import { closeAll, type OnnxParts, openParts, readPartConfig } from "./onnx_parts.ts";
+
+/** The static side of a model that is an ONNX export. */
+export interface OnnxModelClass<T> extends ConfigClass<T> {
+  readonly name: string;
+  readonly parts: OnnxParts;
+  derive_config(files: Readonly<Record<string, OnnxFile>>): ConfigDict;
+  prepare_config(config: ConfigDict): ConfigDict;
+}
+
+/** The files of a model, open, and where it runs. */
+interface Loaded {
+  readonly files: Readonly<Record<string, OnnxFile>>;
+  readonly isHalf: boolean;
+  readonly progress: ProgressReporter | undefined;
+  device: Device;
+  request: DeviceRequest;
+}
+
+/**
+ * A model that is an ONNX export, in one file or several. It has the face of the class whose export it is.
+ *
+ * It computes in the element type that it was exported in. It owns its files and its sessions:
+ * {@link OnnxModel.dispose} frees them.
+ *
+ * @see Diffusers `OnnxRuntimeModel`, Optimum `ORTModelMixin`
+ */
+export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
+  static override readonly name: string = "OnnxModel";
+  static readonly parts: OnnxParts = {};
+
+  /** Awaited before each run: a pipeline that offloads makes room on the device in it. */
+  before_run: (() => Promise<void>) | undefined = undefined;
+  private loaded: Loaded | undefined;
+  private disposed = false;
+  private readonly sessions = new Map<string, Session>();
+  private lastTask: Promise<unknown> = Promise.resolve();
+
+  constructor(config: Partial<C> = {}) {
+    super(config);
+    // biome-ignore lint/correctness/noConstructorReturn: the instance is a function with the instance's properties.
+    return makeCallable(this, (self, args) => self.forward(...(args as never[])));
+  }
+
+  /** Computes the model's output. */
+  abstract forward(...args: never[]): Promise<unknown>;
+
+  /** What the graphs tell of the config, for an export without one. */
+  static derive_config(_files: Readonly<Record<string, OnnxFile>>): ConfigDict {
+    return {};
+  }
+
+  /** What a class makes of its config file before its fields are read. */
+  static prepare_config(config: ConfigDict): ConfigDict {
+    return config;
+  }
+
+  /**
+   * Loads an export: its graphs, the config beside them where there is one, and a device. Weights stay in their files.
+   *
+   * @throws ModelNotFoundError for a missing file, IntegrityError for a damaged one.
+   * @throws UnsupportedModelError for a graph with inputs or outputs of another model.
+   * @throws ValueError for a dtype that is not the export's.
+   * @throws DeviceError when the device is not there, or cannot compute in the export's element type.
+   */
+  static async from_pretrained<T extends OnnxModel<object>>(
+    this: OnnxModelClass<T>,
+    source: SourceLike,
+    options: ModelLoadOptions = {},
+  ): Promise<T> {
+    const prepared = await (OnnxModel.prepare<T>).call(this, source, options);
+    return prepared.load(options.variant);
+  }
+
+  /**
+   * The first half of `from_pretrained`: reads the config.
+   *
+   * @internal
+   * @see ModelMixin.prepare
+   */
+  static async prepare<T extends OnnxModel<object>>(
+    this: OnnxModelClass<T>,
+    source: SourceLike,
+    options: ModelLoadOptions = {},
+  ): Promise<PreparedModel<T>> {
+    checkOptions(`${this.name}.from_pretrained`, options, modelLoadOptionNames);
+    const { signal, device: request = "auto", dtype = "auto" } = options;
+    const progress = reportProgress(options.progress_callback);
+    const folder = subSource(await openSource(source, options), options.subfolder);
+    const written = this.prepare_config((await readPartConfig(this, folder, signal)) ?? {});
+
+    const load = async (variant: string | undefined): Promise<T> => {
+      if (variant !== undefined) throw noVariants(this, folder, variant);
+      const files = await openParts(this, folder, { signal, progress_callback: progress });
+      try {
+        const isHalf = Object.values(files).some((file) => file.isHalf);
+        checkDtype(this.name, isHalf, dtype);
+        const fromConfig = ConfigMixin.from_config as (this: unknown, config: object) => T;
+        const model = fromConfig.call(this, { ...this.derive_config(files), ...written });
+        const device = await deviceFor(this.name, isHalf, request);
+        signal?.throwIfAborted();
+        model.take({ files, isHalf, progress, device, request });
+        model.register_to_config({
+          _name_or_path: typeof source === "object" && "open" in source ? source.name : String(source),
+        });
+        return model;
+      } catch (error) {
+        closeAll(files);
+        throw error;
+      }
+    };
+    return { load };
+  }
+
+  private take(loaded: Loaded): void {
+    this.loaded = loaded;
+    for (const { path, graph } of Object.values(loaded.files)) {
+      loaded.progress?.({ phase: "build", file: path, loaded: 0, total: 0 });
+      loaded.progress?.announceUpload(
+        path,
+        graph.external.reduce((sum, { byteLength }) => sum + byteLength, 0),
+      );
+    }
+  }
+
+  /** Where the model runs: `webgpu` or `wasm`. */
+  get device(): "webgpu" | "wasm" {
+    return this.current.device.type;
+  }
+
+  /** What the model was exported in. */
+  get dtype(): "float32" | "float16" {
+    return this.current.isHalf ? "float16" : "float32";
+  }
+
+  /** What is known of the device, and why it was chosen. */
+  get device_info(): DeviceInfo {
+    return { ...this.current.device.info, dtype: this.dtype };
+  }
+
+  /**
+   * Moves the model to a device. The weights are uploaded when it is next called.
+   *
+   * @throws DeviceError when the device is not there or cannot compute in the export's element type: the model then stays.
+   * @throws ValueError for another element type than the export's.
+   */
+  async to(target: DeviceRequest | DtypeRequest): Promise<this> {
+    const { isHalf } = this.current;
+    if (/^(fp|float)/.test(target)) {
+      checkDtype(this.constructor.name, isHalf, target as DtypeRequest);
+      return this;
+    }
+    const device = await deviceFor(this.constructor.name, isHalf, target as DeviceRequest);
+    await this.exclusive(async () => {
+      const loaded = this.current;
+      if (loaded.device.type !== device.type) await this.release();
+      loaded.device = device;
+      loaded.request = target as DeviceRequest;
+    });
+    return this;
+  }
+
+  /** Frees the device's memory and keeps the files open: the next call uploads the weights again. Idempotent. */
+  async offload(): Promise<void> {
+    await this.exclusive(() => this.release());
+  }
+
+  /** Frees the device's memory and the files; the model cannot be called afterwards. Idempotent. */
+  async dispose(): Promise<void> {
+    this.disposed = true;
+    await this.exclusive(async () => {
+      await this.release();
+      closeAll(this.loaded?.files ?? {});
+      this.loaded = undefined;
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /** A part's file; undefined when the export came without it. */
+  protected part(name: string): OnnxFile | undefined {
+    return this.current.files[name];
+  }
+
+  /**
+   * Runs a part, fed in the types that its graph asks for.
+   *
+   * @param outputs those that are wanted; each has to be one of the graph's
+   * @returns the outputs in float32
+   * @throws ValueError for an input that is missing, that the graph does not have, or of other dims than it was made for.
+   */
+  protected async runPart(name: string, given: OnnxFeeds, outputs: readonly string[]): Promise<Record<string, Tensor>> {
+    const file = this.part(name)!;
+    const feeds = matchFeeds(this.constructor.name, file, given);
+    await this.before_run?.();
+    const results = await this.exclusive(async () => (await this.prepare(name)).runTyped(feeds, outputs));
+    return Object.fromEntries(Object.entries(results).map(([key, value]) => [key, value.to("float32")]));
+  }
+
+  private async prepare(name: string): Promise<Session> {
+    const loaded = this.current;
+    if (loaded.device.gpu?.lost !== undefined) {
+      await this.release();
+      loaded.device = await deviceFor(this.constructor.name, loaded.isHalf, loaded.request);
+    }
+    const ready = this.sessions.get(name);
+    if (ready !== undefined) return ready;
+    const { path, graph } = loaded.files[name]!;
+    const session = await createSession(graph, loaded.device, { name: path, progress_callback: loaded.progress });
+    this.sessions.set(name, session);
+    return session;
+  }
+
+  private get current(): Loaded {
+    const name = this.constructor.name;
+    if (this.loaded !== undefined && !this.disposed) return this.loaded;
+    throw new DeviceError(
+      this.disposed
+        ? `This ${name} is disposed: load it again with ${name}.from_pretrained.`
+        : `This ${name} was built from a config and has no graph: load it with ${name}.from_pretrained.`,
+    );
+  }
+
+  private async release(): Promise<void> {
+    const open = [...this.sessions.values()];
+    this.sessions.clear();
+    for (const session of open) await session.dispose();
+  }
+
+  /** One task at a time, so that no session is released while a call uses it. */
+  private exclusive<T>(task: () => Promise<T>): Promise<T> {
+    const result = this.lastTask.then(task);
+    // A failed task is reported to its caller; the next one starts all the same.
+    this.lastTask = result.catch(() => undefined);
+    return result;
+  }
+}
+
+function noVariants(
+  { name, parts }: { readonly name: string; readonly parts: OnnxParts },
+  folder: Source,
+  variant: string,
+): ModelNotFoundError {
+  const { file } = Object.values(parts)[0]!;
+  return new ModelNotFoundError(
+    `${folder.name} has ${name} as an ONNX export, which comes without variants. Leave { variant } out.`,
+    { file, className: name, field: "variant", found: file, expected: `a variant ${variant}` },
+  );
+}
+
+function checkDtype(className: string, isHalf: boolean, asked: DtypeRequest): void {
+  if (asked === "auto" || /16$/.test(asked) === isHalf) return;
+  const is = isHalf ? "float16" : "float32";
+  throw new ValueError(`This ${className} is an ONNX export in ${is}, and runs in no other type: leave dtype out.`, {
+    className,
+    field: "dtype",
+    found: asked,
+    expected: is,
+  });
+}
+
+/** WASM computes a float16 graph by casting; a GPU has to have the type. */
+async function deviceFor(className: string, isHalf: boolean, request: DeviceRequest): Promise<Device> {
+  const device = await getDevice(request, isHalf ? "auto" : "fp32");
+  if (!isHalf || device.type === "wasm" || device.info.features.includes("shader-f16")) return device;
+  const reason = `The GPU lacks the feature shader-f16, which this ${className}, an ONNX export in float16, needs.`;
+  if (request !== "auto") {
+    throw new DeviceError(`${reason} Use device "wasm", or an export in float32.`, {
+      className,
+      found: "no shader-f16",
+      expected: "shader-f16",
+    });
+  }
+  const fallback = await getDevice("wasm", "auto");
+  return { ...fallback, info: { ...fallback.info, reason: `${reason} WASM is used instead.` } };
+}
