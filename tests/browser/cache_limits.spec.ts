@@ -248,6 +248,21 @@ test("a connection that is lost is opened again, once", async ({ page }) => {
   expect(found).toEqual({ once: [10, -1], b: [10, -1], twice: "UnknownError" });
 });
 
+test("where IndexedDB cannot be opened, that is said, or memory takes its place", async ({ page }) => {
+  const found = await page.evaluate(async () => {
+    const { openIndexedDbStore, keyOf, keep, check, failure } = window.tools;
+    // As private windows do in some browsers.
+    IDBFactory.prototype.open = () => {
+      throw new DOMException("A mutation operation was attempted.", "InvalidStateError");
+    };
+    const store = await openIndexedDbStore({ cache: "or-memory" });
+    await keep(store, keyOf("a"), 10);
+    return { error: await failure(openIndexedDbStore()), check: await check(store, keyOf("a")) };
+  });
+  expect(found.error).toMatchObject({ code: "DEVICE", message: expect.stringContaining("{ cache: false }") });
+  expect(found.check).toEqual([10, -1]);
+});
+
 test.describe("reading", () => {
   test("in a worker: ranges within a part, over several, at the edges and beyond", async ({ page }) => {
     await page.evaluate(async () => {

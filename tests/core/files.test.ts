@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { IntegrityError, ModelNotFoundError, openSource, readText, subSource, ValueError } from "@diffusers-web/core";
 import { UNet2DConditionModel } from "@diffusers-web/models";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { withoutRights } from "../support/rights.ts";
 
 /** A File as `<input webkitdirectory>` gives it. */
 function chosen(webkitRelativePath: string, content: BlobPart = webkitRelativePath): File {
@@ -184,10 +185,7 @@ describe("a folder", () => {
     fs.chmodSync(folder, 0o755);
     fs.chmodSync(join(folder, "unet"), 0o000);
     fs.chmodSync(join(folder, "y"), 0o000);
-    // Root may read everything.
-    const isRoot = process.getuid?.() === 0;
-    if (isRoot) process.seteuid!(65534);
-    try {
+    await withoutRights(async () => {
       const source = await openSource(folder);
       for (const [path, read] of [
         ["unet", () => source.list!()],
@@ -199,9 +197,6 @@ describe("a folder", () => {
         expect((error as Error).message).toMatch(/may not be read: EACCES/);
         expect((error as ModelNotFoundError).details.file).toMatch(new RegExp(`^${path}/?$`));
       }
-    } finally {
-      if (isRoot) process.seteuid!(0);
-      fs.chmodSync(join(folder, "unet"), 0o755);
-    }
+    }).finally(() => fs.chmodSync(join(folder, "unet"), 0o755));
   });
 });

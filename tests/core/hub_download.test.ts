@@ -3,13 +3,12 @@ import { createHash } from "node:crypto";
 import { IntegrityError, type LoadStep, ModelNotFoundError, QuotaError } from "@diffusers-web/core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { downloadFile } from "../../packages/core/src/hub/download.ts";
-import { HttpSource } from "../../packages/core/src/hub/http.ts";
 import { HubApi } from "../../packages/core/src/hub/hub_api.ts";
-import { MemoryStore } from "../../packages/core/src/hub/memory_store.ts";
 import type { FileInfo } from "../../packages/core/src/hub/source.ts";
-import type { FileKey, PartialFile } from "../../packages/core/src/hub/store.ts";
+import type { FileKey } from "../../packages/core/src/hub/store.ts";
 import { type Hub, type HubFault, startHub } from "../support/hub_server.mjs";
 import { ManualTiming } from "../support/manual_timing.ts";
+import { WatchedStore } from "../support/watched_store.ts";
 
 const commit = "a".repeat(40);
 const repo = "owner/name";
@@ -20,31 +19,6 @@ const sha256 = createHash("sha256").update(large).digest("hex");
 const weights: FileInfo = { path: "unet/w.safetensors", size: large.length, sha256, oid: "0".repeat(40) };
 const blob = createHash("sha1").update(`blob ${config.length}\0`).update(config).digest("hex");
 const small: FileInfo = { path: "config é.json", size: config.length, oid: blob };
-
-/** A store that tells what it is given. */
-class WatchedStore extends MemoryStore {
-  /** Bytes of each part that was kept. */
-  parts: number[] = [];
-  /** How many parts find room. */
-  room = Number.POSITIVE_INFINITY;
-  completed = 0;
-
-  override async begin(key: FileKey, info: FileInfo): Promise<PartialFile> {
-    const partial = await super.begin(key, info);
-    const { append, complete } = partial;
-    return Object.assign(partial, {
-      append: async (chunks: readonly Uint8Array<ArrayBuffer>[], hash: Uint8Array | undefined) => {
-        if (this.parts.length >= this.room) throw new QuotaError("no room");
-        this.parts.push(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
-        await append(chunks, hash);
-      },
-      complete: async () => {
-        this.completed++;
-        await complete();
-      },
-    });
-  }
-}
 
 let hub: Hub;
 let timing: ManualTiming;
@@ -153,7 +127,7 @@ describe("a large file", () => {
     const done = download();
     await there;
     await fault.hit;
-    timing.runOutOfPatience();
+    await timing.runOutOfPatience();
     await done;
     expect(ranges()).toEqual([undefined, "bytes=34567-"]);
     await expectWhole();
@@ -164,7 +138,7 @@ describe("a large file", () => {
     const done = errorOf(download());
     for (let hits = 1; hits <= timing.policy.tries; hits++) {
       await expect.poll(() => fault.hits).toBe(hits);
-      timing.runOutOfPatience();
+      await timing.runOutOfPatience();
     }
     const error = await done;
     expect(error).toBeInstanceOf(ModelNotFoundError);
@@ -177,7 +151,7 @@ describe("a large file", () => {
     const done = download();
     await there;
     expect(await kept()).toBe(30_000);
-    timing.keepNow();
+    await timing.keepNow();
     await expect.poll(() => kept()).toBe(34_567);
     fault.release();
     await done;
@@ -264,6 +238,17 @@ describe("a large file", () => {
     await download();
     expect(ranges()).toEqual([undefined]);
     await expectWhole();
+  });
+
+  test("cancelled when there is no room either: the reason is what counts", async () => {
+    store.room = 0;
+    hub.fault(weights.path, { stall: 5000 });
+    const controller = new AbortController();
+    const there = arrived(5000);
+    const done = errorOf(download(weights, controller.signal));
+    await there;
+    controller.abort();
+    expect(await done).toBe(controller.signal.reason);
   });
 
   test("no room: told at once, what was kept stays", async () => {
@@ -407,38 +392,5 @@ describe("a small file", () => {
     expect(error).toBeInstanceOf(IntegrityError);
     expect(error).toMatchObject({ details: { file: small.path, expected: blob } });
     expect(store.parts).toEqual([]);
-  });
-});
-
-describe("below a base URL", () => {
-  const open = (path: string, policy = timing.policy): ReturnType<HttpSource["open"]> => {
-    const base = `${hub.url}/${repo}/resolve/main`;
-    return new HttpSource(base, base, {}, policy).open(path);
-  };
-
-  test("a cut file goes on by range", async () => {
-    hub.fault(weights.path, { cut_each: 40_000, times: 1000 });
-    const file = (await open(weights.path))!;
-    expect(Buffer.compare(file.readSync(0, file.size), large)).toBe(0);
-    expect(ranges()[0]).toBeUndefined();
-    expect(ranges().length).toBeGreaterThan(2);
-    expect(
-      ranges()
-        .slice(1)
-        .every((range) => range?.startsWith("bytes=") === true),
-    ).toBe(true);
-  });
-
-  test("a file that changes between two tries is fetched from its start", async () => {
-    const changed = large.map((byte) => byte ^ 1);
-    const fault = hub.fault(weights.path, { cut: 55_555 });
-    void fault.hit.then(() =>
-      hub.setRepo(repo, {
-        revisions: { main: "b".repeat(40) },
-        commits: { ["b".repeat(40)]: { [weights.path]: changed } },
-      }),
-    );
-    const file = (await open(weights.path))!;
-    expect(Buffer.compare(file.readSync(0, file.size), changed)).toBe(0);
   });
 });

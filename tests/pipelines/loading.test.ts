@@ -23,6 +23,7 @@ import {
   DiffusionPipeline,
   Generator,
   IntegrityError,
+  type LoadProgress,
   ModelNotFoundError,
   type PipelineLoadOptions,
   PNDMScheduler,
@@ -168,6 +169,28 @@ describe("what is loaded", () => {
       },
     });
     expect(seen).toContain("download diffusion_pytorch_model.safetensors");
+  });
+
+  test("what is uploaded is counted over all models, before the first of them is called", async () => {
+    const seen: LoadProgress[] = [];
+    await using pipeline = await load(sd1, { progress_callback: (progress) => seen.push(progress) });
+    await pipeline("a cat", { num_inference_steps: 1, output_type: "latent" });
+    const uploads = seen.filter(({ phase }) => phase === "upload");
+    const ends = ["text_encoder", "unet"].map((name) => uploads.findLast(({ file }) => file.startsWith(`${name}/`))!);
+    const sum = ends.reduce((bytes, { total }) => bytes + total, 0);
+    expect(uploads.at(-1)).toMatchObject({ phase: "upload", loaded_bytes: sum, loaded_files: 2, total_files: 3 });
+    // The VAE has not been called, but is known.
+    expect(new Set(uploads.map(({ total_bytes }) => total_bytes)).size).toBe(1);
+    expect(uploads[0]!.total_bytes).toBeGreaterThan(sum);
+
+    // Of the VAE only the decoder is needed. The other size is work of its own: a model that is uploaded again.
+    await pipeline("a cat", { num_inference_steps: 1 });
+    expect(seen.at(-1)).toMatchObject({ phase: "compile", loaded_files: 3, total_files: 3 });
+    expect(seen.at(-1)!.loaded_bytes).toBe(seen.at(-1)!.total_bytes);
+    seen.length = 0;
+    await pipeline("a cat", { num_inference_steps: 1, height: 64, width: 64, output_type: "latent" });
+    expect(seen[0]!.loaded_bytes).toBe(seen[0]!.loaded);
+    expect(seen.at(-1)!.loaded_bytes).toBe(seen.at(-1)!.total_bytes);
   });
 
   test("cancelling", async () => {

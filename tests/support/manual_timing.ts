@@ -47,13 +47,13 @@ export class ManualTiming implements Timing {
   }
 
   /** The server was silent for too long. */
-  runOutOfPatience(): void {
-    this.#fire(stall);
+  runOutOfPatience(): Promise<void> {
+    return this.#fire(stall);
   }
 
   /** What arrived is to be kept now. */
-  keepNow(): void {
-    this.#fire(flushAfter);
+  keepNow(): Promise<void> {
+    return this.#fire(flushAfter);
   }
 
   /** Timers that nobody has called off. */
@@ -61,7 +61,10 @@ export class ManualTiming implements Timing {
     return this.#timers.size;
   }
 
-  #fire(length: number): void {
+  /** Lets the timers of a length run out, once there is one and all that can go on has. */
+  async #fire(length: number): Promise<void> {
+    do await new Promise((resolve) => setImmediate(resolve));
+    while (![...this.#timers.values()].includes(length));
     for (const [callback, ms] of [...this.#timers]) {
       if (ms !== length) continue;
       this.#timers.delete(callback);

@@ -4,6 +4,7 @@ export type { DataOf, DataType } from "./dtypes.ts";
 export * from "./errors.ts";
 export { Generator } from "./generator.ts";
 export * from "./hub/cache.ts";
+export type { GivenFiles } from "./hub/files.ts";
 export { type ProgressReporter, reportProgress } from "./hub/progress.ts";
 export * from "./hub/source.ts";
 export { type EncodeOptions, type ImageSource, type ImageType, RawImage, type ResizeOptions } from "./image.ts";

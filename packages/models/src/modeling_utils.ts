@@ -11,6 +11,7 @@ import {
   type ProgressReporter,
   reportProgress,
   type SourceLike,
+  sourceName,
   subSource,
   type Tensor,
   WeightsMismatchError,
@@ -164,7 +165,7 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
       const weights = await openWeights(folder, request);
       model.take({ weights, progress, device: chosen, request: { device, dtype } }, this.keys_to_ignore, signal);
       model.register_to_config({
-        _name_or_path: typeof source === "object" && "open" in source ? source.name : String(source),
+        _name_or_path: sourceName(source, opened),
       });
       return model;
     };

@@ -57,14 +57,24 @@ async function connect(name: string): Promise<Database> {
     });
   }
   const database = new Database(name);
-  await database.writeRaw(async (store) => {
-    const found = await promisifyRequest<unknown>(store.get(schemaKey));
-    if (found === schema) return;
-    if (typeof found === "number" && found > schema) throw wrongSchema(name, found);
-    const from = typeof found === "number" ? found : 0;
-    for (const migrate of migrations.slice(from)) migrate(store);
-    store.put(schema, schemaKey);
-  });
+  try {
+    await database.writeRaw(async (store) => {
+      const found = await promisifyRequest<unknown>(store.get(schemaKey));
+      if (found === schema) return;
+      if (typeof found === "number" && found > schema) throw wrongSchema(name, found);
+      const from = typeof found === "number" ? found : 0;
+      for (const migrate of migrations.slice(from)) migrate(store);
+      store.put(schema, schemaKey);
+    });
+  } catch (cause) {
+    if (!(cause instanceof DOMException)) throw cause;
+    throw new DeviceError(
+      `IndexedDB, where downloads are kept, cannot be opened (${cause.name}: ${cause.message}). A private window may ` +
+        "refuse it, or the disk be full. Pass { cache: false } to load into memory.",
+      { found: cause.name, expected: "IndexedDB" },
+      { cause },
+    );
+  }
   return database;
 }
 

@@ -32,47 +32,40 @@ export async function downloadFile(
     // A second try must not read the browser's HTTP cache again. A first one of a large file does not fill it either.
     const cache: RequestCache | undefined = again ? "reload" : isSmall ? undefined : "no-store";
     const exact: Remote = { ...remote, size, ...(cache && { cache }) };
-    const wrong = isSmall
-      ? await downloadSmall(exact, key, info, store, policy, options.signal, report)
-      : await downloadLarge(exact, key, info, store, policy, options.signal, report);
+    const job: Job = { remote: exact, key, info, store, policy, signal: options.signal, report };
+    const wrong = await (isSmall ? downloadSmall(job) : downloadLarge(job));
     if (wrong === undefined) return;
     if (again) throw wrong;
   }
 }
 
-type Report = (phase: LoadPhase, loaded: number) => void;
+interface Job {
+  readonly remote: Remote;
+  readonly key: FileKey;
+  readonly info: FileInfo;
+  readonly store: HubStore;
+  readonly policy: TransferPolicy;
+  readonly signal: AbortSignal | undefined;
+  readonly report: (phase: LoadPhase, loaded: number) => void;
+}
 
 /** Through memory: the store gets it when it is right. */
-async function downloadSmall(
-  remote: Remote,
-  key: FileKey,
-  info: FileInfo,
-  store: HubStore,
-  policy: TransferPolicy,
-  signal: AbortSignal | undefined,
-  report: Report,
-): Promise<IntegrityError | undefined> {
+async function downloadSmall(job: Job): Promise<IntegrityError | undefined> {
+  const { remote, key, info, policy, signal, report } = job;
   const sink = new MemorySink(info.path, (loaded) => report("download", loaded));
   await streamBytes(remote, sink, policy, policy.tries, signal);
   const found = info.oid === undefined ? undefined : await gitBlobId(sink.bytes);
   if (found !== undefined && found !== info.oid) return mismatch(key, "git id", found, info.oid!);
   report("verify", info.size);
-  const partial = await startAnew(await store.begin(key, info), key, info, store);
+  const partial = await startAnew(await job.store.begin(key, info), job);
   if (info.size > 0) await partial.append([sink.bytes], undefined);
   await partial.complete();
   return undefined;
 }
 
 /** Part by part into the store. */
-async function downloadLarge(
-  remote: Remote,
-  key: FileKey,
-  info: FileInfo,
-  store: HubStore,
-  policy: TransferPolicy,
-  signal: AbortSignal | undefined,
-  report: Report,
-): Promise<IntegrityError | undefined> {
+async function downloadLarge(job: Job): Promise<IntegrityError | undefined> {
+  const { remote, key, info, store, policy, signal, report } = job;
   let partial = await store.begin(key, info);
   let hash: Sha256 | undefined;
   if (info.sha256 !== undefined) {
@@ -80,7 +73,7 @@ async function downloadLarge(
     hash = partial.offset > 0 && state === undefined ? undefined : await Sha256.create(state);
     if (hash === undefined) {
       // What is kept cannot be checked any more.
-      partial = await startAnew(partial, key, info, store);
+      partial = await startAnew(partial, job);
       hash = await Sha256.create();
     }
   }
@@ -102,7 +95,7 @@ async function downloadLarge(
   return undefined;
 }
 
-async function startAnew(partial: PartialFile, key: FileKey, info: FileInfo, store: HubStore): Promise<PartialFile> {
+async function startAnew(partial: PartialFile, { store, key, info }: Job): Promise<PartialFile> {
   if (partial.offset === 0) return partial;
   await partial.discard();
   return store.begin(key, info);

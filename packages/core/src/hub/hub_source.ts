@@ -1,6 +1,5 @@
 import { ModelNotFoundError, ValueError } from "../errors.ts";
 import { isNode } from "../node.ts";
-import { downloadFile } from "./download.ts";
 import type { HubApi } from "./hub_api.ts";
 import { leadsOut } from "./paths.ts";
 import { abortable, defaultPolicy, type TransferPolicy } from "./retry.ts";
@@ -69,11 +68,17 @@ class HubSource implements Source {
    */
   async prefetch(paths: readonly string[], options: OpenOptions = {}): Promise<void> {
     const snapshot = await this.#resolve(options);
-    const queue = [...new Set(paths)].map((path) => {
+    const wanted = [...new Set(paths)].map((path) => {
       const info = snapshot.files.get(path);
       if (info !== undefined) return info;
       throw new ModelNotFoundError(`${this.name} has no file ${path} at ${snapshot.commit}.`, { file: path });
     });
+    // What is there already is told of first: how much is to come is known before the first byte comes.
+    const queue: FileInfo[] = [];
+    for (const info of wanted) {
+      if (await this.#isStored(snapshot, info, options)) continue;
+      queue.push(info);
+    }
     // The largest first: begun last, it would go on alone when all others are done.
     queue.sort((a, b) => b.size - a.size);
     const controller = new AbortController();
@@ -131,20 +136,30 @@ class HubSource implements Source {
     return this.#options.force_download === true && !this.#renewed.has(path);
   }
 
+  /** Whether a file is in the store, and need not be fetched anew; told as a download that is over. */
+  async #isStored(snapshot: Snapshot, { path, size }: FileInfo, options: OpenOptions): Promise<boolean> {
+    if (this.#mustRenew(path)) return false;
+    const { store } = snapshot;
+    const key = this.#key(snapshot, path);
+    let found: boolean;
+    if (store.has !== undefined) {
+      found = await store.has(key);
+    } else {
+      const file = await store.open(key);
+      file?.close();
+      found = file !== undefined;
+    }
+    if (found) options.progress_callback?.({ phase: "download", file: path, loaded: size, total: size });
+    return found;
+  }
+
   /** Gets a file into the store, if it is not there. */
   async #fetchFile(snapshot: Snapshot, info: FileInfo, options: OpenOptions): Promise<void> {
     const { store } = snapshot;
     const { path } = info;
     const key = this.#key(snapshot, path);
-    const isThere = async (): Promise<boolean> => {
-      if (this.#mustRenew(path)) return false;
-      if (store.has !== undefined) return store.has(key);
-      const file = await store.open(key);
-      file?.close();
-      return file !== undefined;
-    };
     options.signal?.throwIfAborted();
-    if (await isThere()) return;
+    if (await this.#isStored(snapshot, info, options)) return;
     if (this.#options.local_files_only === true) {
       throw new ModelNotFoundError(
         `${path} of ${this.name} at ${snapshot.commit} is not in the cache, and with local_files_only nothing is ` +
@@ -152,12 +167,13 @@ class HubSource implements Source {
         { file: path, found: "no such file in the cache" },
       );
     }
+    const { downloadFile } = await import("./download.ts");
     const remote = (await this.#hub()).remote(snapshot.commit, info);
     await store.exclusive(
       key,
       async () => {
         // Another tab may have fetched it while this one waited.
-        if (await isThere()) return;
+        if (await this.#isStored(snapshot, info, options)) return;
         if (this.#mustRenew(path)) await store.delete(key);
         await downloadFile(remote, key, info, store, this.#policy, options);
         this.#renewed.add(path);
@@ -211,7 +227,7 @@ class HubSource implements Source {
     return { store, commit, files: new Map(files.map((info) => [info.path, info])) };
   }
 
-  /** Only what asks loads what can ask: a second load does not. */
+  /** Only what asks loads the code that can ask: a second load does not. */
   async #hub(): Promise<HubApi> {
     const { HubApi } = await import("./hub_api.ts");
     const { endpoint, repo } = this.#repo;

@@ -1,5 +1,5 @@
 import { promisifyRequest } from "idb-keyval";
-import { IntegrityError } from "../errors.ts";
+import { DeviceError, IntegrityError } from "../errors.ts";
 import { openBlobs } from "./blob_file.ts";
 import {
   cutParts,
@@ -31,7 +31,15 @@ export interface IndexedDbStoreOptions {
  * @throws UnsupportedModelError when another version of this library wrote the database.
  */
 export async function openIndexedDbStore(options: IndexedDbStoreOptions = {}): Promise<HubStore> {
-  return new IndexedDbStore(await openDatabase(options.database), options.cache === "or-memory");
+  const orMemory = options.cache === "or-memory";
+  try {
+    return new IndexedDbStore(await openDatabase(options.database), orMemory);
+  } catch (error) {
+    if (!orMemory || !(error instanceof DeviceError)) throw error;
+    // Private windows of some browsers refuse it.
+    const { MemoryStore } = await import("./memory_store.ts");
+    return new MemoryStore();
+  }
 }
 
 /** The rest of a file that found no room in the database. Blobs: a browser may put these on disk on its own. */
@@ -44,6 +52,12 @@ interface Rest {
   bytes: number;
   hash: Uint8Array | undefined;
   whole: boolean;
+}
+
+/** A file as of one moment. */
+interface Kept {
+  readonly manifest: Manifest | undefined;
+  readonly blobs: readonly Blob[];
 }
 
 class IndexedDbStore implements HubStore {
@@ -61,12 +75,12 @@ class IndexedDbStore implements HubStore {
   }
 
   async open(key: FileKey): Promise<SourceFile | undefined> {
-    const blobs = await this.#wholeBlobs(key);
+    const blobs = await this.#whole(key, () => this.#readAndMark(key));
     return blobs && openBlobs(key.path, blobs);
   }
 
   async has(key: FileKey): Promise<boolean> {
-    return (await this.#wholeBlobs(key)) !== undefined;
+    return (await this.#whole(key, () => this.#database.read((store) => keptOf(store, key)))) !== undefined;
   }
 
   async begin(key: FileKey, info: FileInfo): Promise<PartialFile> {
@@ -118,10 +132,11 @@ class IndexedDbStore implements HubStore {
     });
   }
 
-  async #wholeBlobs(key: FileKey): Promise<readonly Blob[] | undefined> {
+  /** The Blobs of a whole file. */
+  async #whole(key: FileKey, read: () => Promise<Kept>): Promise<readonly Blob[] | undefined> {
     const rest = this.#rests.get(idOf(key));
     if (rest !== undefined && !rest.whole) return undefined;
-    const kept = await this.#readBlobs(key);
+    const kept = await read();
     if (rest === undefined && !kept.manifest?.whole) return undefined;
     const blobs = [...kept.blobs, ...(rest?.blobs ?? [])];
     if (blobs.reduce((sum, blob) => sum + blob.size, 0) === (rest ?? kept.manifest)?.size) return blobs;
@@ -130,23 +145,18 @@ class IndexedDbStore implements HubStore {
     return undefined;
   }
 
-  /** A file's manifest and Blobs as of one moment; a whole file counts as used now. */
-  async #readBlobs(key: FileKey): Promise<{ manifest: Manifest | undefined; blobs: Blob[] }> {
-    const read = async (store: IDBObjectStore): Promise<{ manifest: Manifest | undefined; blobs: Blob[] }> => {
-      const manifest = await manifestOf(store, key);
-      const blobs = manifest === undefined ? [] : await promisifyRequest<Blob[]>(store.getAll(partsOf(key)));
-      return { manifest, blobs };
-    };
+  /** A whole file counts as used now. */
+  async #readAndMark(key: FileKey): Promise<Kept> {
     try {
       return await this.#database.write(async (store) => {
-        const found = await read(store);
-        if (found.manifest?.whole) store.put({ ...found.manifest, used: Date.now() }, keys.file(key));
-        return found;
+        const kept = await keptOf(store, key);
+        if (kept.manifest?.whole) store.put({ ...kept.manifest, used: Date.now() }, keys.file(key));
+        return kept;
       });
     } catch (error) {
       if (!isFull(error)) throw error;
       // Without room for a date, the files can still be read.
-      return this.#database.read(read);
+      return this.#database.read((store) => keptOf(store, key));
     }
   }
 
@@ -290,7 +300,9 @@ class IndexedDbPart implements PartialFile {
     } catch (error) {
       if (!isFull(error)) throw error;
       if (this.#rests !== undefined) return false;
-      throw await quotaError(this.#database, this.#manifest, this.#manifest.size - this.offset, error);
+      // When all bytes are there, it was the manifest that found no room.
+      const needed = Math.max(this.#manifest.size - this.offset, 1000);
+      throw await quotaError(this.#database, this.#manifest, needed, error);
     }
   }
 
@@ -301,6 +313,11 @@ class IndexedDbPart implements PartialFile {
     this.#rests?.set(idOf(this.#manifest), rest);
     return rest;
   }
+}
+
+async function keptOf(store: IDBObjectStore, key: FileKey): Promise<Kept> {
+  const manifest = await manifestOf(store, key);
+  return { manifest, blobs: manifest === undefined ? [] : await promisifyRequest<Blob[]>(store.getAll(partsOf(key))) };
 }
 
 function manifestOf(store: IDBObjectStore, key: FileKey): Promise<Manifest | undefined> {

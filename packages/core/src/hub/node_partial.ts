@@ -51,8 +51,9 @@ export class NodePartial implements PartialFile {
 
   /** Removes what is kept under `base`. */
   static async remove({ fs }: NodeModules, base: string): Promise<void> {
-    await fs.promises.rm(stateFile(base), { force: true });
-    await fs.promises.rm(dataFile(base), { force: true });
+    for (const file of [stateFile(base), nextStateFile(base), dataFile(base)]) {
+      await fs.promises.rm(file, { force: true });
+    }
   }
 
   async append(chunks: readonly Uint8Array<ArrayBuffer>[], hash: Uint8Array | undefined): Promise<void> {
@@ -108,9 +109,9 @@ export class NodePartial implements PartialFile {
       offset,
       hash: hash === undefined ? null : Buffer.from(hash).toString("base64"),
     };
-    const next = `${this.base}.next.incomplete`;
-    await promises.writeFile(next, JSON.stringify(state));
-    await promises.rename(next, stateFile(this.base));
+    // In one step: a crash leaves the state before or the state after.
+    await promises.writeFile(nextStateFile(this.base), JSON.stringify(state));
+    await promises.rename(nextStateFile(this.base), stateFile(this.base));
   }
 
   private removed(there: number, cause?: unknown): IntegrityError {
@@ -170,6 +171,10 @@ function dataFile(base: string): string {
 
 function stateFile(base: string): string {
   return `${base}.state.incomplete`;
+}
+
+function nextStateFile(base: string): string {
+  return `${base}.next.incomplete`;
 }
 
 function contentOf(info: FileInfo): string {

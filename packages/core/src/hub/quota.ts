@@ -48,5 +48,6 @@ function listed({ repo, bytes }: Pick<CachedModel, "repo" | "bytes">): string {
 }
 
 function megabytes(bytes: number): string {
+  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
   return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 }

@@ -172,6 +172,11 @@ interface SubSource extends Source {
   readonly prefix: string;
 }
 
+/** What Diffusers keeps as `_name_or_path`: what was asked for as it was written, or what the source calls itself. */
+export function sourceName(from: SourceLike, opened: Source): string {
+  return typeof from === "string" || from instanceof URL ? String(from) : opened.name;
+}
+
 /** The folder `subfolder` of a source, as a source. */
 export function subSource(source: Source, subfolder: string | undefined): Source {
   if (subfolder === undefined || subfolder === "") return source;

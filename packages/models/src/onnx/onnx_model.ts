@@ -11,6 +11,7 @@ import {
   reportProgress,
   type Source,
   type SourceLike,
+  sourceName,
   subSource,
   type Tensor,
   ValueError,
@@ -108,7 +109,8 @@ export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
     checkOptions(`${this.name}.from_pretrained`, options, modelLoadOptionNames);
     const { signal, device: request = "auto", dtype = "auto" } = options;
     const progress = reportProgress(options.progress_callback);
-    const folder = subSource(await openSource(source, options), options.subfolder);
+    const opened = await openSource(source, options);
+    const folder = subSource(opened, options.subfolder);
     const written = this.prepare_config((await readPartConfig(this, folder, signal)) ?? {});
 
     const load = async (variant: string | undefined): Promise<T> => {
@@ -123,7 +125,7 @@ export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
         signal?.throwIfAborted();
         model.take({ files, isHalf, progress, device, request });
         model.register_to_config({
-          _name_or_path: typeof source === "object" && "open" in source ? source.name : String(source),
+          _name_or_path: sourceName(source, opened),
         });
         return model;
       } catch (error) {
