@@ -10,7 +10,7 @@ import {
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/core";
-import { describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 
@@ -124,6 +124,10 @@ function run(scheduler: AnyScheduler, spec: Case, seed: number, shape: number[],
     sample = result.prev_sample;
   }
 }
+
+// Odd settings are tried on purpose: what is warned of is in the classes' own tests.
+beforeEach(() => void vi.spyOn(console, "warn").mockImplementation(() => {}));
+afterEach(() => void vi.restoreAllMocks());
 
 describe.each(stems)("%s", (stem) => {
   const fixture = fixtureOf(stem);
@@ -257,7 +261,6 @@ describe.each(stems)("%s", (stem) => {
         scheduler.step(x, t, x, given);
       }
     };
-    vi.spyOn(console, "warn").mockImplementation(() => {});
     // Fewer than 1 step: some classes of Python's make an empty schedule of it, here it is refused.
     const stricter = calls.some(([call, n]) => call === "set_timesteps" && n !== null && n <= 0);
     if (error === null && !stricter) {
@@ -267,7 +270,6 @@ describe.each(stems)("%s", (stem) => {
       expect(attempt).toThrow(misuse ? TypeError : (errorClasses[error ?? ""] ?? ValueError));
       expect(reached).toBe(at);
     }
-    vi.restoreAllMocks();
   });
 });
 
