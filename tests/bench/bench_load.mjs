@@ -5,6 +5,7 @@
 //   npm run bench:load -- --url        the same files from a base URL, which keeps them in memory
 //   npm run bench:load -- --sdxl       Stable Diffusion XL's UNet (5.1 GB), from the hub and from the cache
 //   npm run bench:load -- --gpu        on the machine's own GPU; default: SwiftShader, on the processor, in float32
+//   npm run bench:load -- --load-only  no model is uploaded or run, which takes minutes on SwiftShader
 //
 // The checkpoint is made up as it is served: random numbers under the true names. The browser's profile, with its cache,
 // lies in a folder of its own that is removed at the end.
@@ -20,7 +21,7 @@ import { stableDiffusion15, stableDiffusionXL } from "./checkpoint.mjs";
 import { MemoryWatch } from "./processes.mjs";
 
 const { values: flags } = parseArgs({
-  options: { url: { type: "boolean" }, sdxl: { type: "boolean" }, gpu: { type: "boolean" } },
+  options: Object.fromEntries(["url", "sdxl", "gpu", "load-only"].map((name) => [name, { type: "boolean" }])),
 });
 const executablePath = getChromium();
 if (executablePath === undefined) process.exit(1);
@@ -57,12 +58,15 @@ const model = {
 const steps = [
   { name: "engine" },
   { name: "load", model },
-  ...(kind === "sd15" ? [{ name: "text encoder" }] : []),
+  { name: "text encoder" },
   { name: "UNet step", label: "UNet: first step" },
   { name: "UNet step", label: "UNet: second step" },
-  ...(kind === "sd15" ? [{ name: "VAE decoder" }] : []),
+  { name: "VAE decoder" },
   { name: "dispose" },
-];
+].filter(({ name }) => {
+  if (flags["load-only"]) return ["engine", "load", "dispose"].includes(name);
+  return kind === "sd15" || !["text encoder", "VAE decoder"].includes(name);
+});
 
 const MB = (bytes) => (bytes === undefined ? "?" : String(Math.round(bytes / 1e6)));
 
@@ -131,7 +135,8 @@ try {
       const ratio = (second[key] / first[key]).toFixed(2);
       return `${first[key].toFixed(1)} s, then ${second[key].toFixed(1)} s (${ratio} of it)`;
     };
-    console.log(`\nThe load: ${compared("load")}. To the end of the first step: ${compared("toFirstStep")}.`);
+    const step = flags["load-only"] ? "" : ` To the end of the first step: ${compared("toFirstStep")}.`;
+    console.log(`\nThe load: ${compared("load")}.${step}`);
   }
 } finally {
   await vite.close();

@@ -2,10 +2,12 @@ import { createStore, promisifyRequest, type UseStore } from "idb-keyval";
 import { DeviceError, UnsupportedModelError } from "../errors.ts";
 
 /** The database that downloads are kept in. */
-export const databaseName = "diffusers-web-hub";
+const databaseName = "diffusers-web-hub";
 /** idb-keyval makes one object store in a database. */
 const storeName = "hub";
 const schemaKey = "schema";
+/** When the visitor was asked for persistent storage. */
+const persistKey = "persist";
 /** The layout of the records (cache_records.ts). */
 const schema = 1;
 
@@ -139,6 +141,8 @@ async function transact<T>(store: IDBObjectStore, work: (store: IDBObjectStore) 
     transaction.oncomplete = () => resolve();
     transaction.onabort = () => reject(transaction.error ?? new DOMException("The transaction ended.", "AbortError"));
   });
+  // It may end before it is awaited.
+  finished.catch(() => undefined);
   let result: T;
   try {
     result = await work(store);
@@ -181,8 +185,6 @@ export function isFull(error: unknown): boolean {
     (isNamed(error, "UnknownError", "DataError") && /write blob/i.test(String(error)))
   );
 }
-
-const persistKey = "persist";
 
 /**
  * Asks the browser, once in a database's life, to keep what this origin stores when the disk gets full. Only a window

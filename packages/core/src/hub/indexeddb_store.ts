@@ -20,7 +20,7 @@ import type { FileKey, HubStore, PartialFile, RepoKey } from "./store.ts";
 export interface IndexedDbStoreOptions {
   /** `"or-memory"`: what finds no room is kept in memory, as long as the store is. */
   readonly cache?: LoadOptions["cache"];
-  /** The database's name. Default {@link databaseName}. */
+  /** The database's name. Default: the one that `cache` works on. */
   readonly database?: string | undefined;
 }
 
