@@ -1,3 +1,4 @@
+import { cache } from "@diffusers-web/pipelines";
 import { byId } from "./dom.ts";
 import { Engine, type Run, RunError } from "./engine.ts";
 import { duration, fileName, timeLeft } from "./format.ts";
@@ -120,6 +121,8 @@ function receive(reply: Reply): void {
       loaded = true;
       deviceLine.report(reply.device);
       form.offerSchedulers(reply.schedulers, reply.scheduler);
+      // Only a window can ask the browser to keep what the worker downloads.
+      if (/^[\w.-]+\/[\w.-]+$/.test(model)) cache.persist().catch(console.warn);
       // The engine comes with the first run, and makes the model ready for it.
       if (current !== undefined && stage.state === "loading") say("Starting the engine", "");
       break;
