@@ -49,6 +49,8 @@ const vite = await createServer({
 await vite.listen();
 const page = `${vite.resolvedUrls.local[0]}tests/browser/harness/bench_load.html`;
 const profile = mkdtempSync(join(tmpdir(), "diffusers-web-bench-"));
+// Also when it is interrupted: Playwright closes the browser then, and exits.
+process.on("exit", () => rmSync(profile, { recursive: true, force: true, maxRetries: 5 }));
 
 const model = {
   kind,
@@ -141,5 +143,4 @@ try {
 } finally {
   await vite.close();
   await hub.close();
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
 }
