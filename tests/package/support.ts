@@ -23,9 +23,13 @@ export function repositoryFiles(): string[] {
   return listed.filter((file) => file !== "" && !deleted.has(file));
 }
 
-/** What a bundler makes of a line of code that uses the built packages. */
+/**
+ * What a bundler makes of a line of code that uses the built packages: as modules, what a page loads before it calls
+ * anything (what is imported when it is needed lies in chunks of its own); as one script, all of it.
+ */
 export async function bundle(code: string, output: { format: "es" | "iife"; minify: boolean }): Promise<string> {
   const entry = "\0entry";
+  const isScript = output.format === "iife";
   const result = (await build({
     configFile: false,
     logLevel: "silent",
@@ -35,9 +39,10 @@ export async function bundle(code: string, output: { format: "es" | "iife"; mini
       target: "es2022",
       rolldownOptions: {
         input: "entry",
-        external: [/^node:/, "sharp", /^onnxruntime-web/, /^@huggingface\//],
+        // A script cannot import.
+        external: [/^node:/, "sharp", /^onnxruntime-web/, ...(isScript ? [] : [/^@huggingface\//])],
         preserveEntrySignatures: "strict",
-        output: { format: output.format, name: "bundled", codeSplitting: false },
+        output: { format: output.format, name: "bundled", codeSplitting: !isScript },
       },
     },
     plugins: [
@@ -48,7 +53,10 @@ export async function bundle(code: string, output: { format: "es" | "iife"; mini
       },
     ],
   })) as Rolldown.RolldownOutput;
-  return result.output[0].code;
+  const chunks = new Map(result.output.filter((one) => one.type === "chunk").map((one) => [one.fileName, one]));
+  const first = new Set([result.output[0].fileName]);
+  for (const name of first) for (const imported of chunks.get(name)?.imports ?? []) first.add(imported);
+  return [...first].map((name) => chunks.get(name)?.code ?? "").join("\n");
 }
 
 /** How many bytes a text takes when it is sent gzipped. */
