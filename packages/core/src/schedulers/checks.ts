@@ -40,6 +40,21 @@ export function checkStepsOrTimesteps(
   );
 }
 
+/** @throws ValueError where a field of the config is set with which timesteps follow from the sigmas, and cannot be given. */
+export function refuseTimestepsWith<C extends object>(
+  where: string,
+  config: C,
+  fields: readonly (keyof C & string)[],
+): void {
+  for (const field of fields) {
+    if (!config[field]) continue;
+    throw new ValueError(`Cannot set \`timesteps\` with \`${field}\`: the timesteps then follow from the sigmas.`, {
+      className: where,
+      field,
+    });
+  }
+}
+
 /** @throws ValueError for timesteps of the caller's own that do not descend, or begin beyond the training's. */
 export function checkCustomTimesteps(where: string, timesteps: ArrayLike<number>, trained: number): void {
   for (let i = 1; i < timesteps.length; i++) {

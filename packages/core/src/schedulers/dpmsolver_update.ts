@@ -1,7 +1,7 @@
 import { ValueError } from "../errors.ts";
 import type { Tensor } from "../tensor.ts";
 import { checkSample, unknownValue, unsupportedValue } from "./checks.ts";
-import { exp32, log32, sqrt32 } from "./float32.ts";
+import { exp32, log32, mixPerSample, sqrt32 } from "./float32.ts";
 import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
 /** What DPM-Solver integrates: the noise ("dpmsolver") or the data ("dpmsolver++") prediction, as an ODE or an SDE. */
@@ -321,4 +321,11 @@ export function toNoisePrediction(
     unknownValue(where, "prediction_type", prediction_type, ["epsilon", "sample", "v_prediction"]);
   }
   return epsilon;
+}
+
+/** `add_noise` where a sample is `alpha * x_0 + sigma * noise`: a level for each batch item, or one for all. */
+export function addNoiseOfLevels(where: string, x: Tensor, noise: Tensor, levels: readonly NoiseLevel[]): Tensor {
+  const alphas = Float32Array.from(levels, (level) => level.alpha);
+  const sigmas = Float32Array.from(levels, (level) => level.sigma);
+  return mixPerSample(`${where}.add_noise`, alphas, x, sigmas, noise);
 }

@@ -117,3 +117,14 @@ export function mixPerSample(where: string, a: Float32Array, x: Tensor, b: Float
   }
   return new Tensor("float32", out, x.dims);
 }
+
+/** `add_noise` where a sample is `x_0 + sigma * noise`: a sigma for each batch item, or one for all. */
+export function addNoiseOfSigmas(where: string, x: Tensor, noise: Tensor, sigmas: Float32Array): Tensor {
+  return mixPerSample(
+    `${where}.add_noise`,
+    sigmas.map(() => 1),
+    x,
+    sigmas,
+    noise,
+  );
+}

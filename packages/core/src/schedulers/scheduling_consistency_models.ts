@@ -10,7 +10,7 @@ import {
   checkStepsTrained,
   entry,
 } from "./checks.ts";
-import { mixPerSample, sqrt32 } from "./float32.ts";
+import { addNoiseOfSigmas, sqrt32 } from "./float32.ts";
 import type { BaseSchedulerConfig, SchedulerOutput, SetTimestepsOptions, StepOptions } from "./scheduling_utils.ts";
 import { checkSigmaBounds, karrasSigmasAt } from "./sigmas.ts";
 import { leadingTimesteps, linspace } from "./spacing.ts";
@@ -205,7 +205,6 @@ export class CMStochasticIterativeScheduler extends IndexedSchedulerMixin<CMStoc
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => entry(this.sigmas, index, NAME, "step"));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

@@ -13,11 +13,11 @@ import {
   rampedSigmas,
   type SigmaLike,
 } from "./edm_preconditioning.ts";
-import { mixPerSample } from "./float32.ts";
+import { addNoiseOfSigmas } from "./float32.ts";
 import { linspace32 } from "./noise_schedules.ts";
 import type { PredictionType, SchedulerOutput, StepOptions } from "./scheduling_utils.ts";
 import { checkSigmaBounds } from "./sigmas.ts";
-import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 
 /** Config of {@link CosineDPMSolverMultistepScheduler}. */
 export interface CosineDPMSolverMultistepSchedulerConfig extends EDMConfig {
@@ -177,10 +177,9 @@ export class CosineDPMSolverMultistepScheduler extends IndexedSchedulerMixin<Cos
     return unknownValue(NAME, "final_sigmas_type", final_sigmas_type, ["zero", "sigma_min"]);
   }
 
-  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, Math.fround(timestep));
-    return index < 0 ? this.timesteps.length - 1 : index;
+  /** A timestep that is not in `timesteps` stands for the last one, as in Diffusers. */
+  protected override indexOfUnknown(): number {
+    return this.timesteps.length - 1;
   }
 
   private sigmaAt(index: number): number {
@@ -267,8 +266,7 @@ export class CosineDPMSolverMultistepScheduler extends IndexedSchedulerMixin<Cos
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }
 

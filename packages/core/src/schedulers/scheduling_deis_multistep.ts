@@ -1,9 +1,16 @@
 import { configDefaults, float } from "../configuration_utils.ts";
-import { checkOptions, ValueError } from "../errors.ts";
+import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { checkOrder, checkSample, checkSteps, entry, stepsNotSet, unsupportedValue } from "./checks.ts";
-import { lambdaOf, type NoiseLevel, splitSigma, toDataPrediction, toNoisePrediction } from "./dpmsolver_update.ts";
-import { exp32, mixPerSample, numpyLog32 } from "./float32.ts";
+import {
+  addNoiseOfLevels,
+  lambdaOf,
+  type NoiseLevel,
+  splitSigma,
+  toDataPrediction,
+  toNoisePrediction,
+} from "./dpmsolver_update.ts";
+import { exp32, numpyLog32 } from "./float32.ts";
 import { alphasCumprod, type BetaConfig, commonBetaSchedules, makeBetas, sigmasOf } from "./noise_schedules.ts";
 import {
   karrasDiffusionFields,
@@ -21,10 +28,11 @@ import {
   logSigmas,
   respacedSigmas,
   type SigmaConfig,
+  shiftOfMu,
   sigmaToT,
 } from "./sigmas.ts";
 import { roundHalfEven, solverTimesteps } from "./spacing.ts";
-import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
 /** Config of {@link DEISMultistepScheduler}. */
@@ -141,15 +149,7 @@ export class DEISMultistepScheduler extends IndexedSchedulerMixin<DEISMultistepS
     checkOptions(`${NAME}.set_timesteps`, options, DEISMultistepScheduler.set_timesteps_options);
     const { config } = this;
     const { mu } = options;
-    if (mu !== undefined) {
-      if (!config.use_dynamic_shifting || config.time_shift_type !== "exponential") {
-        throw new ValueError('`mu` needs `use_dynamic_shifting` and a `time_shift_type` of "exponential".', {
-          className: NAME,
-          field: "mu",
-        });
-      }
-      this.flowShift = Math.exp(mu);
-    }
+    if (mu !== undefined) this.flowShift = shiftOfMu(NAME, config, mu);
     checkSteps(NAME, num_inference_steps);
 
     let timesteps = solverTimesteps(NAME, config, num_inference_steps);
@@ -177,10 +177,9 @@ export class DEISMultistepScheduler extends IndexedSchedulerMixin<DEISMultistepS
     this.resetIndex();
   }
 
-  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, timestep);
-    return index < 0 ? this.timesteps.length - 1 : index;
+  /** A timestep that is not in `timesteps` stands for the last one, as in Diffusers. */
+  protected override indexOfUnknown(): number {
+    return this.timesteps.length - 1;
   }
 
   private level(index: number): NoiseLevel {
@@ -238,9 +237,7 @@ export class DEISMultistepScheduler extends IndexedSchedulerMixin<DEISMultistepS
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const levels = this.noiseIndices(timesteps).map((index) => this.level(index));
-    const alphas = Float32Array.from(levels, (level) => level.alpha);
-    const sigmas = Float32Array.from(levels, (level) => level.sigma);
-    return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);
+    return addNoiseOfLevels(NAME, original_samples, noise, levels);
   }
 }
 

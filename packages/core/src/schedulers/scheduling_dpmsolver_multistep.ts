@@ -1,9 +1,20 @@
 import { configDefaults, float } from "../configuration_utils.ts";
-import { checkOptions, ValueError } from "../errors.ts";
+import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
-import { checkOrder, checkSteps, checkTensor, entry, stepsNotSet, unknownValue, unsupportedValue } from "./checks.ts";
 import {
+  checkOrder,
+  checkSteps,
+  checkStepsOrTimesteps,
+  checkTensor,
+  entry,
+  refuseTimestepsWith,
+  stepsNotSet,
+  unknownValue,
+  unsupportedValue,
+} from "./checks.ts";
+import {
+  addNoiseOfLevels,
   checkSolver,
   convertModelOutput,
   type DPMAlgorithmType,
@@ -12,7 +23,6 @@ import {
   type NoiseLevel,
   splitSigma,
 } from "./dpmsolver_update.ts";
-import { mixPerSample } from "./float32.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -41,10 +51,11 @@ import {
   luSigmas,
   respacedSigmas,
   type SigmaConfig,
+  shiftOfMu,
   sigmaToT,
 } from "./sigmas.ts";
 import { roundHalfEven, solverTimesteps } from "./spacing.ts";
-import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 import type { ThresholdingConfig } from "./thresholding.ts";
 
 /** Config of {@link DPMSolverMultistepScheduler}. */
@@ -186,21 +197,8 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
     checkOptions(`${NAME}.set_timesteps`, options, DPMSolverMultistepScheduler.set_timesteps_options);
     const { config } = this;
     const { mu, timesteps: custom } = options;
-    if (mu !== undefined) {
-      if (!config.use_dynamic_shifting || config.time_shift_type !== "exponential") {
-        throw new ValueError('`mu` needs `use_dynamic_shifting` and a `time_shift_type` of "exponential".', {
-          className: NAME,
-          field: "mu",
-        });
-      }
-      this.flowShift = Math.exp(mu);
-    }
-    if ((num_inference_steps === null) === (custom === undefined)) {
-      throw new ValueError("Must pass exactly one of `num_inference_steps` or `timesteps`.", {
-        className: NAME,
-        field: "num_inference_steps",
-      });
-    }
+    if (mu !== undefined) this.flowShift = shiftOfMu(NAME, config, mu);
+    checkStepsOrTimesteps(NAME, num_inference_steps, custom);
     if (custom !== undefined) this.checkTimestepsAllowed();
     else checkSteps(NAME, num_inference_steps);
 
@@ -248,19 +246,12 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
       "use_beta_sigmas",
       "use_flow_sigmas",
     ] as const;
-    for (const field of fields) {
-      if (!this.config[field]) continue;
-      throw new ValueError(`Cannot set \`timesteps\` with \`${field}\`: the timesteps then follow from the sigmas.`, {
-        className: NAME,
-        field,
-      });
-    }
+    refuseTimestepsWith(NAME, this.config, fields);
   }
 
-  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, timestep);
-    return index < 0 ? this.timesteps.length - 1 : index;
+  /** A timestep that is not in `timesteps` stands for the last one, as in Diffusers. */
+  protected override indexOfUnknown(): number {
+    return this.timesteps.length - 1;
   }
 
   private level(index: number): NoiseLevel {
@@ -331,8 +322,6 @@ export class DPMSolverMultistepScheduler extends IndexedSchedulerMixin<DPMSolver
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const levels = this.noiseIndices(timesteps).map((index) => this.level(index));
-    const alphas = Float32Array.from(levels, (level) => level.alpha);
-    const sigmas = Float32Array.from(levels, (level) => level.sigma);
-    return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);
+    return addNoiseOfLevels(NAME, original_samples, noise, levels);
   }
 }

@@ -4,6 +4,7 @@ import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
 import { checkOrder, checkSteps, checkTensor, entry, stepsNotSet, unknownValue, unsupportedValue } from "./checks.ts";
 import {
+  addNoiseOfLevels,
   checkSolver,
   convertModelOutput,
   type DPMAlgorithmType,
@@ -12,7 +13,6 @@ import {
   type NoiseLevel,
   splitSigma,
 } from "./dpmsolver_update.ts";
-import { mixPerSample } from "./float32.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -288,8 +288,6 @@ export class DPMSolverMultistepInverseScheduler extends SchedulerMixin<DPMSolver
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const levels = Array.from(timesteps, (t) => this.level(this.indexOf(t)));
-    const alphas = Float32Array.from(levels, (level) => level.alpha);
-    const sigmas = Float32Array.from(levels, (level) => level.sigma);
-    return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);
+    return addNoiseOfLevels(NAME, original_samples, noise, levels);
   }
 }

@@ -3,7 +3,7 @@ import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { BrownianTreeNoiseSampler } from "./brownian_tree.ts";
 import { checkSample, checkSteps, checkTensor, entry } from "./checks.ts";
-import { exp32, expm1_32, log32, mixPerSample, sqrt32 } from "./float32.ts";
+import { addNoiseOfSigmas, exp32, expm1_32, log32, sqrt32 } from "./float32.ts";
 import { alphasCumprod, type BetaConfig, commonBetaSchedules, makeBetas, sigmasOf } from "./noise_schedules.ts";
 import {
   karrasDiffusionFields,
@@ -270,7 +270,6 @@ export class DPMSolverSDEScheduler extends IndexedSchedulerMixin<DPMSolverSDESch
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

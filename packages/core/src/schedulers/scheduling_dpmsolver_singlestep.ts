@@ -2,8 +2,17 @@ import { configDefaults, float } from "../configuration_utils.ts";
 import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
-import { checkSteps, entry, stepsNotSet, unknownValue, unsupportedValue } from "./checks.ts";
 import {
+  checkSteps,
+  checkStepsOrTimesteps,
+  entry,
+  refuseTimestepsWith,
+  stepsNotSet,
+  unknownValue,
+  unsupportedValue,
+} from "./checks.ts";
+import {
+  addNoiseOfLevels,
   checkSolver,
   convertModelOutput,
   type DPMAlgorithmType,
@@ -12,7 +21,6 @@ import {
   type NoiseLevel,
   splitSigma,
 } from "./dpmsolver_update.ts";
-import { mixPerSample } from "./float32.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -38,10 +46,11 @@ import {
   logSigmas,
   respacedSigmas,
   type SigmaConfig,
+  shiftOfMu,
   sigmaToT,
 } from "./sigmas.ts";
 import { linspaceTimesteps, roundHalfEven } from "./spacing.ts";
-import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 import type { ThresholdingConfig } from "./thresholding.ts";
 
 /** Config of {@link DPMSolverSinglestepScheduler}. */
@@ -207,22 +216,10 @@ export class DPMSolverSinglestepScheduler extends IndexedSchedulerMixin<DPMSolve
     checkOptions(`${NAME}.set_timesteps`, options, DPMSolverSinglestepScheduler.set_timesteps_options);
     const { config } = this;
     const { mu, timesteps: custom } = options;
-    if (mu !== undefined) {
-      if (!config.use_dynamic_shifting || config.time_shift_type !== "exponential") {
-        throw new ValueError('`mu` needs `use_dynamic_shifting` and a `time_shift_type` of "exponential".', {
-          className: NAME,
-          field: "mu",
-        });
-      }
-      this.flowShift = Math.exp(mu);
-    }
-    if ((num_inference_steps === null) === (custom === undefined)) {
-      throw new ValueError("Must pass exactly one of `num_inference_steps` or `timesteps`.", {
-        className: NAME,
-        field: "num_inference_steps",
-      });
-    }
-    if (custom !== undefined) this.checkTimestepsAllowed();
+    if (mu !== undefined) this.flowShift = shiftOfMu(NAME, config, mu);
+    checkStepsOrTimesteps(NAME, num_inference_steps, custom);
+    if (custom !== undefined)
+      refuseTimestepsWith(NAME, this.config, ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"]);
     const steps = num_inference_steps ?? custom?.length ?? null;
     checkSteps(NAME, steps);
 
@@ -265,16 +262,6 @@ export class DPMSolverSinglestepScheduler extends IndexedSchedulerMixin<DPMSolve
     this.resetIndex();
   }
 
-  private checkTimestepsAllowed(): void {
-    for (const field of ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"] as const) {
-      if (!this.config[field]) continue;
-      throw new ValueError(`Cannot set \`timesteps\` with \`${field}\`: the timesteps then follow from the sigmas.`, {
-        className: NAME,
-        field,
-      });
-    }
-  }
-
   /** "linspace" with one more step, which is left out: that to the first timestep. */
   private spacedTimesteps(steps: number): Float64Array {
     const { num_train_timesteps, lambda_min_clipped } = this.config;
@@ -284,10 +271,9 @@ export class DPMSolverSinglestepScheduler extends IndexedSchedulerMixin<DPMSolve
       .slice(0, -1);
   }
 
-  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, timestep);
-    return index < 0 ? this.timesteps.length - 1 : index;
+  /** A timestep that is not in `timesteps` stands for the last one, as in Diffusers. */
+  protected override indexOfUnknown(): number {
+    return this.timesteps.length - 1;
   }
 
   private level(index: number): NoiseLevel {
@@ -353,8 +339,6 @@ export class DPMSolverSinglestepScheduler extends IndexedSchedulerMixin<DPMSolve
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const levels = this.noiseIndices(timesteps).map((index) => this.level(index));
-    const alphas = Float32Array.from(levels, (level) => level.alpha);
-    const sigmas = Float32Array.from(levels, (level) => level.sigma);
-    return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);
+    return addNoiseOfLevels(NAME, original_samples, noise, levels);
   }
 }

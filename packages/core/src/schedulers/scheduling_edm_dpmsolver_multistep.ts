@@ -19,11 +19,11 @@ import {
   rampedSigmas,
   type SigmaLike,
 } from "./edm_preconditioning.ts";
-import { mixPerSample } from "./float32.ts";
+import { addNoiseOfSigmas } from "./float32.ts";
 import { linspace32 } from "./noise_schedules.ts";
 import type { SchedulerOutput, StepOptions } from "./scheduling_utils.ts";
 import { checkSigmaBounds } from "./sigmas.ts";
-import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 
 /** Config of {@link EDMDPMSolverMultistepScheduler}; `prediction_type` is "epsilon" or "v_prediction". */
@@ -164,10 +164,9 @@ export class EDMDPMSolverMultistepScheduler extends IndexedSchedulerMixin<EDMDPM
     return unsupportedValue(NAME, "sigma_schedule", `"${sigma_schedule}"`, ["karras", "exponential"]);
   }
 
-  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, Math.fround(timestep));
-    return index < 0 ? this.timesteps.length - 1 : index;
+  /** A timestep that is not in `timesteps` stands for the last one, as in Diffusers. */
+  protected override indexOfUnknown(): number {
+    return this.timesteps.length - 1;
   }
 
   private sigmaAt(index: number): number {
@@ -236,7 +235,6 @@ export class EDMDPMSolverMultistepScheduler extends IndexedSchedulerMixin<EDMDPM
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

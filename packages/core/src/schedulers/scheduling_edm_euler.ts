@@ -12,7 +12,7 @@ import {
   rampedSigmas,
   type SigmaLike,
 } from "./edm_preconditioning.ts";
-import { mixPerSample, sqrt32 } from "./float32.ts";
+import { addNoiseOfSigmas, sqrt32 } from "./float32.ts";
 import type { SchedulerOutput, SetTimestepsOptions, StepOptions } from "./scheduling_utils.ts";
 import { checkSigmaBounds } from "./sigmas.ts";
 import { linspace } from "./spacing.ts";
@@ -226,7 +226,6 @@ export class EDMEulerScheduler extends IndexedSchedulerMixin<EDMEulerSchedulerCo
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

@@ -3,7 +3,7 @@ import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
 import { checkSample, checkSteps, entry } from "./checks.ts";
-import { mixPerSample } from "./float32.ts";
+import { addNoiseOfSigmas } from "./float32.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -181,7 +181,6 @@ export class EulerAncestralDiscreteScheduler extends IndexedSchedulerMixin<Euler
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

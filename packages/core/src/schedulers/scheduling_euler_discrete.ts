@@ -3,7 +3,7 @@ import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
 import { checkSample, checkSteps, entry, unknownValue } from "./checks.ts";
-import { exp32, log32, mixPerSample, numpyLog32, sqrt32 } from "./float32.ts";
+import { addNoiseOfSigmas, exp32, log32, mixPerSample, numpyLog32, sqrt32 } from "./float32.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -312,8 +312,7 @@ export class EulerDiscreteScheduler extends IndexedSchedulerMixin<EulerDiscreteS
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 
   /** The velocity that a v-prediction model is trained to give; as in Diffusers, by the place of each timestep. */

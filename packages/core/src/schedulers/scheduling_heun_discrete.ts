@@ -1,8 +1,8 @@
 import { configDefaults, float } from "../configuration_utils.ts";
-import { checkOptions, ValueError } from "../errors.ts";
+import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
-import { checkSample, checkSteps, entry } from "./checks.ts";
-import { mixPerSample } from "./float32.ts";
+import { checkSample, checkSteps, checkStepsOrTimesteps, entry, refuseTimestepsWith } from "./checks.ts";
+import { addNoiseOfSigmas } from "./float32.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -139,13 +139,9 @@ export class HeunDiscreteScheduler extends IndexedSchedulerMixin<HeunDiscreteSch
   ): void {
     checkOptions(`${NAME}.set_timesteps`, options, HeunDiscreteScheduler.set_timesteps_options);
     const { timesteps: custom } = options;
-    if ((num_inference_steps === null) === (custom === undefined)) {
-      throw new ValueError("Must pass exactly one of `num_inference_steps` or `timesteps`.", {
-        className: NAME,
-        field: "num_inference_steps",
-      });
-    }
-    if (custom !== undefined) this.checkTimestepsAllowed();
+    checkStepsOrTimesteps(NAME, num_inference_steps, custom);
+    if (custom !== undefined)
+      refuseTimestepsWith(NAME, this.config, ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"]);
     const steps = num_inference_steps ?? custom!.length;
     checkSteps(NAME, steps);
     const trainSigmas = sigmasOf(this.alphas_cumprod);
@@ -165,16 +161,6 @@ export class HeunDiscreteScheduler extends IndexedSchedulerMixin<HeunDiscreteSch
     this.sigmas = Float32Array.from([...twiceButFirst(Float32Array.from(sigmas)), 0]);
     this.eulerStep = null;
     this.resetIndex();
-  }
-
-  private checkTimestepsAllowed(): void {
-    for (const field of ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"] as const) {
-      if (!this.config[field]) continue;
-      throw new ValueError(`Cannot set \`timesteps\` with \`${field}\`: the timesteps then follow from the sigmas.`, {
-        className: NAME,
-        field,
-      });
-    }
   }
 
   private sigmaAt(index: number): number {
@@ -239,7 +225,6 @@ export class HeunDiscreteScheduler extends IndexedSchedulerMixin<HeunDiscreteSch
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

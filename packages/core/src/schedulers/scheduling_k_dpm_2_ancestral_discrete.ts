@@ -3,7 +3,7 @@ import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
 import { checkSample, checkSteps, entry } from "./checks.ts";
-import { exp32, log32, mixPerSample } from "./float32.ts";
+import { addNoiseOfSigmas, exp32, log32 } from "./float32.ts";
 import { alphasCumprod, type BetaConfig, commonBetaSchedules, makeBetas, sigmasOf } from "./noise_schedules.ts";
 import {
   karrasDiffusionFields,
@@ -242,7 +242,6 @@ export class KDPM2AncestralDiscreteScheduler extends IndexedSchedulerMixin<KDPM2
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.at(this.sigmas, index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

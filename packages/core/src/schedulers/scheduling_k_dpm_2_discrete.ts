@@ -2,7 +2,7 @@ import { configDefaults } from "../configuration_utils.ts";
 import { checkOptions } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { checkSample, checkSteps, entry } from "./checks.ts";
-import { exp32, log32, mixPerSample } from "./float32.ts";
+import { addNoiseOfSigmas, exp32, log32 } from "./float32.ts";
 import { alphasCumprod, type BetaConfig, commonBetaSchedules, makeBetas, sigmasOf } from "./noise_schedules.ts";
 import {
   karrasDiffusionFields,
@@ -211,7 +211,6 @@ export class KDPM2DiscreteScheduler extends IndexedSchedulerMixin<KDPM2DiscreteS
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.at(this.sigmas, index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

@@ -2,7 +2,7 @@ import { configDefaults } from "../configuration_utils.ts";
 import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { checkSample, checkSteps, entry } from "./checks.ts";
-import { mixPerSample } from "./float32.ts";
+import { addNoiseOfSigmas } from "./float32.ts";
 import { gaussKronrod21 } from "./gauss_kronrod.ts";
 import { alphasCumprod, type BetaConfig, commonBetaSchedules, makeBetas, sigmasOf } from "./noise_schedules.ts";
 import {
@@ -223,7 +223,6 @@ export class LMSDiscreteScheduler extends IndexedSchedulerMixin<LMSDiscreteSched
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const sigmas = Float32Array.from(this.noiseIndices(timesteps), (index) => this.sigmaAt(index));
-    const ones = sigmas.map(() => 1);
-    return mixPerSample(`${NAME}.add_noise`, ones, original_samples, sigmas, noise);
+    return addNoiseOfSigmas(NAME, original_samples, noise, sigmas);
   }
 }

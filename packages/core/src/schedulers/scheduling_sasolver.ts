@@ -4,7 +4,7 @@ import { Tensor } from "../tensor.ts";
 import { randn_tensor } from "../torch_utils.ts";
 import { checkOrder, checkSteps, entry, stepsNotSet, unsupportedValue } from "./checks.ts";
 import { convertModelOutput, type NoiseLevel, splitSigma } from "./dpmsolver_update.ts";
-import { mixPerSample, sqrt32 } from "./float32.ts";
+import { diffuse } from "./noise_level.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -34,7 +34,7 @@ import {
   sigmaToT,
 } from "./sigmas.ts";
 import { roundHalfEven, solverTimesteps } from "./spacing.ts";
-import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 import type { ThresholdingConfig } from "./thresholding.ts";
 
 /** Config of {@link SASolverScheduler}. */
@@ -187,10 +187,9 @@ export class SASolverScheduler extends IndexedSchedulerMixin<SASolverSchedulerCo
     this.resetIndex();
   }
 
-  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, timestep);
-    return index < 0 ? this.timesteps.length - 1 : index;
+  /** A timestep that is not in `timesteps` stands for the last one, as in Diffusers. */
+  protected override indexOfUnknown(): number {
+    return this.timesteps.length - 1;
   }
 
   private level(index: number): NoiseLevel {
@@ -262,8 +261,6 @@ export class SASolverScheduler extends IndexedSchedulerMixin<SASolverSchedulerCo
    * @param timesteps one for all, or one per batch item; whole numbers
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
-    const alphas = Float32Array.from(timesteps, (t) => entry(this.alphas_cumprod, t, NAME, "timestep"));
-    const sqrt_one_minus = alphas.map((alpha) => sqrt32(Math.fround(1 - alpha)));
-    return mixPerSample(`${NAME}.add_noise`, alphas.map(sqrt32), original_samples, sqrt_one_minus, noise);
+    return diffuse(NAME, this.alphas_cumprod, original_samples, noise, timesteps);
   }
 }

@@ -2,8 +2,13 @@ import { configDefaults, float } from "../configuration_utils.ts";
 import { checkOptions, ValueError } from "../errors.ts";
 import { Tensor } from "../tensor.ts";
 import { checkOrder, checkSample, checkSteps, entry, stepsNotSet, unknownValue, unsupportedValue } from "./checks.ts";
-import { type NoiseLevel, splitSigma, toDataPrediction, toNoisePrediction } from "./dpmsolver_update.ts";
-import { mixPerSample } from "./float32.ts";
+import {
+  addNoiseOfLevels,
+  type NoiseLevel,
+  splitSigma,
+  toDataPrediction,
+  toNoisePrediction,
+} from "./dpmsolver_update.ts";
 import {
   alphasCumprod,
   type BetaConfig,
@@ -24,7 +29,7 @@ import {
 } from "./scheduling_utils.ts";
 import { checkSigmaConfig, interpolate, logSigmas, respacedSigmas, type SigmaConfig, sigmaToT } from "./sigmas.ts";
 import { linspace, roundHalfEven, solverTimesteps } from "./spacing.ts";
-import { IndexedSchedulerMixin, indexForTimestep } from "./step_index.ts";
+import { IndexedSchedulerMixin } from "./step_index.ts";
 import { type ThresholdingConfig, thresholdSample } from "./thresholding.ts";
 import { type UniPCSolverType, uniPCUpdate } from "./unipc_update.ts";
 
@@ -239,10 +244,9 @@ export class UniPCMultistepScheduler extends IndexedSchedulerMixin<UniPCMultiste
     return sigmas;
   }
 
-  /** The index in `timesteps`: of a timestep that comes twice the second, of one that is not there the last. */
-  override index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
-    const index = indexForTimestep(schedule_timesteps, timestep);
-    return index < 0 ? this.timesteps.length - 1 : index;
+  /** A timestep that is not in `timesteps` stands for the last one, as in Diffusers. */
+  protected override indexOfUnknown(): number {
+    return this.timesteps.length - 1;
   }
 
   private level(index: number): NoiseLevel {
@@ -321,8 +325,6 @@ export class UniPCMultistepScheduler extends IndexedSchedulerMixin<UniPCMultiste
    */
   add_noise(original_samples: Tensor, noise: Tensor, timesteps: ArrayLike<number>): Tensor {
     const levels = this.noiseIndices(timesteps).map((index) => this.level(index));
-    const alphas = Float32Array.from(levels, (level) => level.alpha);
-    const sigmas = Float32Array.from(levels, (level) => level.sigma);
-    return mixPerSample(`${NAME}.add_noise`, alphas, original_samples, sigmas, noise);
+    return addNoiseOfLevels(NAME, original_samples, noise, levels);
   }
 }

@@ -137,6 +137,19 @@ export function flowSigmas(num_train_timesteps: number, shift: number, steps: nu
     .slice(0, -1);
 }
 
+/** The shift of flow matching's sigmas that `mu` stands for. @throws ValueError where the config does not go with it. */
+export function shiftOfMu(
+  where: string,
+  config: { readonly use_dynamic_shifting: boolean; readonly time_shift_type: string },
+  mu: number,
+): number {
+  if (config.use_dynamic_shifting && config.time_shift_type === "exponential") return Math.exp(mu);
+  throw new ValueError('`mu` needs `use_dynamic_shifting` and a `time_shift_type` of "exponential".', {
+    className: where,
+    field: "mu",
+  });
+}
+
 /**
  * The sigmas of a schedule spaced anew, as the config asks for: Karras', exponential or beta, of as many steps.
  *

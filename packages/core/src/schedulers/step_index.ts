@@ -73,7 +73,12 @@ export abstract class IndexedSchedulerMixin<C extends object> extends SchedulerM
   index_for_timestep(timestep: number, schedule_timesteps: ArrayLike<number> = this.timesteps): number {
     const value = schedule_timesteps instanceof Float32Array ? Math.fround(timestep) : timestep;
     const index = indexForTimestep(schedule_timesteps, value);
-    return index < 0 ? unknownTimestep((this.constructor as { name: string }).name, timestep) : index;
+    return index < 0 ? this.indexOfUnknown(timestep) : index;
+  }
+
+  /** What a timestep that is not in the schedule stands for. @throws ValueError where it stands for nothing. */
+  protected indexOfUnknown(timestep: number): number {
+    return unknownTimestep((this.constructor as { name: string }).name, timestep);
   }
 
   /** The index of the step at hand: only the first timestep of a run is looked at. */

@@ -14,7 +14,7 @@ export interface ThresholdingConfig {
  * Clamps to `-range..range`, in place; NaN stays.
  *
  * Magnitudes are compared as whole numbers, which order as the floats do: a comparison of floats is a jump, and one that
- * goes either way by chance costs ten times what the rest of the loop does.
+ * goes either way by chance costs more than all the rest of the loop.
  */
 export function clampSample(sample: Float32Array, range: number): void {
   if (!(range >= 0)) {
