@@ -1,7 +1,7 @@
 /** The model cases of tests/models on WebGPU (SwiftShader), channels last with the fused kernels. */
 import { expect, type Page, test } from "@playwright/test";
+import { caseOutputs, modelCases } from "../models/cases_node.ts";
 import { compare } from "../support/allclose.ts";
-import { fixtureTensors } from "../support/fixtures.ts";
 
 test.describe.configure({ mode: "serial" });
 
@@ -14,8 +14,6 @@ test.beforeAll(async ({ browser }) => {
 });
 test.afterAll(() => page.close());
 
-const expected = fixtureTensors("models/expected.safetensors");
-
 // The name of a case, and whether without fused kernels. SwiftShader needs up to a minute for each, most of it for compiling
 // shaders; all cases run on WASM (tests/models/models.test.ts). More of them here: MODEL_CASES=<name>,<name> or all.
 const some = [
@@ -25,7 +23,7 @@ const some = [
   ["UNet2DConditionModel/resampling_blocks", false],
 ] as const;
 const asked = process.env["MODEL_CASES"];
-const all = [...new Set(Object.keys(expected).map((key) => key.split("/").slice(0, 2).join("/")))];
+const all = modelCases.map(({ name }) => name);
 const names =
   asked === undefined ? some : (asked === "all" ? all : asked.split(",")).map((name) => [name, false] as const);
 
@@ -37,7 +35,7 @@ for (const [name, isPlain] of names) {
       isPlain,
     ] as const);
     for (const [label, { dims, data }] of Object.entries(outputs)) {
-      const reference = expected[`${name}/${label}`]!;
+      const reference = caseOutputs[`${name}/${label}`]!;
       expect(dims).toEqual(reference.dims);
       const { error, scale } = compare(data, reference.data as Float32Array);
       // float32 in another order of summing: 2e-6 was seen; 1e-3 is asked for.

@@ -1,44 +1,41 @@
 import { type DataType, Generator, type Source, type SourceFile, Tensor } from "@diffusers-web/core";
-import {
-  AutoencoderKL,
-  CLIPTextModel,
-  type ModelLoadOptions,
-  type ModelMixin,
-  UNet2DConditionModel,
-  type UNet2DConditionOptions,
-  UNet2DModel,
-} from "@diffusers-web/models";
+import type { ModelLoadOptions, ModelMixin } from "@diffusers-web/models";
+import { runners } from "./runners/index.ts";
 
 /*
  * The cases of tests/fixtures/models/make_models.py, for any place a model runs: nothing here needs Node. The weights and
  * the inputs are made from the formula of their names that the script used.
  */
 
-/** A tensor of a case's call, as cases.json describes it. */
+/** A tensor of a case's call, as a table describes it. */
 type Spec =
+  | null
   | number
+  | boolean
+  | string
   | { readonly randn: readonly number[] }
-  | { readonly values: unknown; readonly dtype: "float32" | "int64" }
+  | { readonly values: unknown; readonly dtype: "float32" | "int64" | "bool" }
   | readonly Spec[]
   | { readonly [name: string]: Spec };
 
-/** An entry of cases.json. */
+/** A case of a table. */
 export interface ModelCase {
   readonly name: string;
-  readonly className: keyof typeof weightsNames;
+  readonly className: string;
   readonly config: Readonly<Record<string, unknown>>;
   readonly call: Readonly<Record<string, Spec>>;
 }
 
-/** An entry of shapes.json: name in the file, shape, name in the formula. */
+/** A tensor of a case's file: name in the file, shape, name in the formula. */
 export type TensorShape = readonly [name: string, shape: readonly number[], formulaName: string];
 
-const weightsNames = {
-  UNet2DConditionModel: "diffusion_pytorch_model",
-  UNet2DModel: "diffusion_pytorch_model",
-  AutoencoderKL: "diffusion_pytorch_model",
-  CLIPTextModel: "model",
-} as const;
+/** What make_models.py writes for a stem. */
+export interface CaseTable {
+  readonly cases: readonly ModelCase[];
+  readonly shapes: Readonly<Record<string, readonly TensorShape[]>>;
+  /** Config fields that were seen to change an output, by class. */
+  readonly fields: Readonly<Record<string, readonly string[]>>;
+}
 
 /** CRC-32 of a name, which seeds its numbers. */
 export function crc32(text: string): number {
@@ -108,17 +105,24 @@ export function memorySource(name: string, files: Readonly<Record<string, Uint8A
 export function caseSource({ name, className, config }: ModelCase, shapes: readonly TensorShape[]): Source {
   return memorySource(name, {
     "config.json": new TextEncoder().encode(JSON.stringify(config)),
-    [`${weightsNames[className]}.safetensors`]: safetensorsBytes(shapes),
+    [`${runners[className]!.model.weights_name}.safetensors`]: safetensorsBytes(shapes),
   });
 }
 
 function evaluate(spec: Spec, name: string): unknown {
-  if (typeof spec === "number") return spec;
+  if (typeof spec !== "object" || spec === null) return spec;
   if (Array.isArray(spec)) return spec.map((item: Spec, i) => evaluate(item, `${name}.${i}`));
   const fields = spec as { readonly [name: string]: Spec };
   if ("randn" in fields) return seeded(name, fields["randn"] as readonly number[]);
   if ("values" in fields) return Tensor.from(fields["values"] as never, fields["dtype"] as unknown as DataType);
   return Object.fromEntries(Object.entries(fields).map(([key, item]) => [key, evaluate(item, `${name}.${key}`)]));
+}
+
+/** A case's inputs, by name. */
+export function caseInputs({ name, call }: ModelCase): Record<string, Tensor> {
+  return Object.fromEntries(
+    Object.entries(call).map(([key, spec]) => [key, evaluate(spec, `${name}/${key}`)]),
+  ) as Record<string, Tensor>;
 }
 
 /**
@@ -132,54 +136,12 @@ export async function runCase(
   options: ModelLoadOptions,
   prepare: (model: ModelMixin<object>) => void = () => {},
 ): Promise<Record<string, Tensor>> {
-  const inputs = Object.fromEntries(
-    Object.entries(one.call).map(([key, spec]) => [key, evaluate(spec, `${one.name}/${key}`)]),
-  ) as Record<string, Tensor>;
-  const source = caseSource(one, shapes);
-  switch (one.className) {
-    case "UNet2DConditionModel": {
-      const model = await UNet2DConditionModel.from_pretrained(source, options);
-      prepare(model);
-      const { sample, timestep, encoder_hidden_states, ...rest } = inputs;
-      const output = await model(sample!, timestep!, encoder_hidden_states!, rest as UNet2DConditionOptions);
-      await model.dispose();
-      return { sample: output.sample };
-    }
-    case "UNet2DModel": {
-      const model = await UNet2DModel.from_pretrained(source, options);
-      prepare(model);
-      const { sample, timestep, ...rest } = inputs;
-      const output = await model(sample!, timestep!, rest);
-      await model.dispose();
-      return { sample: output.sample };
-    }
-    case "AutoencoderKL": {
-      const model = await AutoencoderKL.from_pretrained(source, options);
-      prepare(model);
-      const { latent_dist } = await model.encode(inputs["x"]!);
-      const outputs = {
-        mean: latent_dist.mean,
-        std: latent_dist.std,
-        drawn: latent_dist.sample(new Generator().manual_seed(7)),
-        decoded: (await model.decode(inputs["z"]!)).sample,
-        forward: (await model(inputs["x"]!)).sample,
-      };
-      await model.dispose();
-      return outputs;
-    }
-    case "CLIPTextModel": {
-      const model = await CLIPTextModel.from_pretrained(source, options);
-      prepare(model);
-      const { input_ids, ...rest } = inputs;
-      const output = await model(input_ids as unknown as Tensor<"int64">, rest);
-      const outputs = {
-        last_hidden_state: output.last_hidden_state,
-        pooler_output: output.pooler_output,
-        hidden_states: Tensor.stack([...output.hidden_states]),
-        skipped: await model.final_layer_norm(output.hidden_states.at(-2)!),
-      };
-      await model.dispose();
-      return outputs;
-    }
+  const runner = runners[one.className]!;
+  const model = await runner.model.from_pretrained(caseSource(one, shapes), options);
+  try {
+    prepare(model);
+    return await runner.run(model, caseInputs(one));
+  } finally {
+    await model.dispose();
   }
 }

@@ -1,64 +1,21 @@
 import { UnsupportedModelError, ValueError } from "@diffusers-web/core";
 import { AutoencoderKL, CLIPTextModel, UNet2DConditionModel, UNet2DModel } from "@diffusers-web/models";
 import { describe, expect, it } from "vitest";
-import { modelCases } from "./cases_node.ts";
+import { changingFields } from "./cases_node.ts";
+import { runners } from "./runners/index.ts";
 
 const classes = { UNet2DConditionModel, UNet2DModel, AutoencoderKL, CLIPTextModel };
 type ClassName = keyof typeof classes;
 
-/** Fields that do not change what a model computes; Diffusers reads the last ones only in blocks that are refused. */
-const inert: Record<ClassName, readonly string[]> = {
-  UNet2DConditionModel: [
-    "sample_size",
-    "dropout",
-    // The tensors' shapes tell; both are read.
-    "use_linear_projection",
-    "mid_block_only_cross_attention",
-    "cross_attention_norm",
-    "addition_embed_type_num_heads",
-    // Refused unless it is the default.
-    "attention_type",
-    "dual_cross_attention",
-    "num_attention_heads",
-    // Changes float16 only (tests/models/targets.test.ts).
-    "upcast_attention",
-    // Implied by encoder_hid_dim; Diffusers writes it into the config.
-    "encoder_hid_dim_type",
-  ],
-  UNet2DModel: ["sample_size", "dropout", "in_channels"],
-  AutoencoderKL: [
-    "sample_size",
-    // Of pipelines.
-    "scaling_factor",
-    "shift_factor",
-    "latents_mean",
-    "latents_std",
-    "in_channels",
-    "out_channels",
-    // Changes float16 only (tests/models/targets.test.ts).
-    "force_upcast",
-  ],
-  CLIPTextModel: [
-    "attention_dropout",
-    "initializer_range",
-    "initializer_factor",
-    "projection_dim",
-    "pad_token_id",
-    "bos_token_id",
-  ],
-};
-
-describe.each(Object.keys(classes) as ClassName[])("%s", (className) => {
-  const defaults = classes[className].config_defaults as unknown as Record<string, unknown>;
-
-  it.each(Object.keys(defaults).filter((field) => !inert[className].includes(field)))(
-    "%s has a case where it is not the default",
-    (field) => {
-      const values = modelCases.filter((one) => one.className === className).map((one) => one.config[field]);
-      expect(values.some((value) => JSON.stringify(value) !== JSON.stringify(defaults[field]))).toBe(true);
-    },
-  );
-});
+describe.each(Object.values(runners).map(({ model, inert }) => [model.name, model, inert] as const))(
+  "%s",
+  (className, model, inert) => {
+    it.each(Object.keys(model.config_defaults).filter((field) => !inert.includes(field)))(
+      "%s has a case where it changes the output",
+      (field) => expect(changingFields[className]).toContain(field),
+    );
+  },
+);
 
 /** [class, config, the field that is named] */
 const unsupported: readonly [ClassName, Record<string, unknown>, string][] = [

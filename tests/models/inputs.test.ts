@@ -117,7 +117,7 @@ describe("arguments that do not fit", () => {
     ["floats", zeros(1, 3) as unknown as Tensor<"int64">, undefined, /but is float32/],
     ["mask's dims", ids([[1, 2]]), zeros(1, 3), /`attention_mask` has dims \[1,3\], but \[1, 2\]/],
   ])("CLIPTextModel: %s", async (_, input_ids, attention_mask, message) => {
-    const model = await CLIPTextModel.from_pretrained(source("CLIPTextModel/gelu"), wasm);
+    const model = await CLIPTextModel.from_pretrained(source("CLIPTextModel/gelu_other_eos"), wasm);
     await expect(model(input_ids, { attention_mask })).rejects.toThrow(message);
     await expect(model(input_ids, { attention_mask })).rejects.toThrow(ValueError);
     await model.dispose();

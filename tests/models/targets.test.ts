@@ -2,11 +2,9 @@ import type { ModelMixin } from "@diffusers-web/models";
 import { describe, expect, it } from "vitest";
 import type { FusedKernels, Target } from "../../packages/models/src/graph/types.ts";
 import { compare } from "../support/allclose.ts";
-import { fixtureTensors } from "../support/fixtures.ts";
 import { runCase } from "./cases.ts";
-import { caseShapes, modelCases } from "./cases_node.ts";
+import { caseOutputs, caseShapes, modelCases } from "./cases_node.ts";
 
-const expected = fixtureTensors("models/expected.safetensors");
 const all: FusedKernels = {
   attention: true,
   groupNorm: false,
@@ -48,7 +46,7 @@ describe.each(Object.entries(targets))("lowered with %s", (_, { target, toleranc
     const one = modelCases.find((candidate) => candidate.name === name)!;
     const outputs = await runCase(one, caseShapes[name]!, { device: "wasm" }, (model) => setTarget(model, target));
     for (const [label, output] of Object.entries(outputs)) {
-      const { error, scale } = compare(output.data, expected[`${name}/${label}`]!.data as Float32Array);
+      const { error, scale } = compare(output.data, caseOutputs[`${name}/${label}`]!.data as Float32Array);
       expect(error, label).toBeLessThanOrEqual(tolerance * scale);
       // That float16 was used at all: it cannot be as exact as this.
       if (target.dtype === "float16" && label === "sample") expect(error).toBeGreaterThan(2e-5 * scale);

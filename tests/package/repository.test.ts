@@ -30,7 +30,6 @@ test.each([
 const LIMIT = 410;
 const long: Record<string, string> = {
   "demo/src/style.css": "the page's one sheet: colours and sizes are declared once, at its top",
-  "tests/fixtures/models/make_models.py": "the table of every model's configurations, used by one loop",
   "tests/pipelines/loading.test.ts": "one served copy of a checkpoint, damaged in each way there is",
 };
 

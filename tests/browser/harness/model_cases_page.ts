@@ -3,7 +3,8 @@ import type { GraphBuilder } from "../../../packages/models/src/graph/builder.ts
 import type { BuiltGraph, FusedKernels } from "../../../packages/models/src/graph/types.ts";
 import { type Device, getDevice } from "../../../packages/models/src/runtime/device.ts";
 import { createSession } from "../../../packages/models/src/runtime/session.ts";
-import { type ModelCase, runCase, type TensorShape } from "../../models/cases.ts";
+import { type CaseTable, runCase } from "../../models/cases.ts";
+import { stems } from "../../models/runners/index.ts";
 
 /** Outputs by name. */
 export type CaseOutputs = Record<string, { dims: readonly number[]; data: number[] }>;
@@ -19,10 +20,12 @@ declare global {
   }
 }
 
-const fixtures = "/tests/fixtures/models";
-const cases = (await (await fetch(`${fixtures}/cases.json`)).json()) as ModelCase[];
-const compressed = await (await fetch(`${fixtures}/shapes.json.gz`)).blob();
-const shapes = (await readJson(compressed)) as Record<string, TensorShape[]>;
+const tables = await Promise.all(
+  stems.map(async (stem) => {
+    const response = await fetch(`/tests/fixtures/models/cases/${stem}.json.gz`);
+    return (await readJson(await response.blob())) as CaseTable;
+  }),
+);
 
 /** A server may send a `.gz` file as an encoded response, which then arrives unpacked. */
 async function readJson(blob: Blob): Promise<unknown> {
@@ -32,9 +35,10 @@ async function readJson(blob: Blob): Promise<unknown> {
 }
 
 window.runModelCase = async (name, isPlain) => {
-  const one = cases.find((candidate) => candidate.name === name)!;
+  const table = tables.find(({ shapes }) => Object.hasOwn(shapes, name))!;
+  const one = table.cases.find((candidate) => candidate.name === name)!;
   const graphs: BuiltGraph[] = [];
-  const outputs = await runCase(one, shapes[name]!, { device: "webgpu", dtype: "fp32" }, (model) => {
+  const outputs = await runCase(one, table.shapes[name]!, { device: "webgpu", dtype: "fp32" }, (model) => {
     record(model, graphs);
     if (isPlain) lowerPlainly(model);
   });

@@ -2,15 +2,14 @@ import { checkOptions, type DataType, type Tensor, ValueError } from "@diffusers
 import { perBlock } from "../config_checks.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
 import { conv2d } from "../layers/conv.ts";
-import { add, affine, type FeatureMap, mapInput, mapOutput, tokensInput } from "../layers/layout.ts";
+import { add, affine, mapInput, mapOutput, tokensInput } from "../layers/layout.ts";
 import { tokensLinear } from "../layers/linear.ts";
 import { groupNorm } from "../layers/norm.ts";
-import type { ResnetOptions } from "../layers/resnet.ts";
 import { ModelMixin } from "../modeling_utils.ts";
-import { blockName, blockNamed, downBlocks, midBlocks, upBlocks } from "./blocks/index.ts";
-import type { BlockOptions } from "./blocks/types.ts";
+import { blockNamed, upBlocks } from "./blocks/index.ts";
+import { blockOptions, conditionDown, conditionMid, resnetOptions } from "./condition_path.ts";
 import { checkSample, type Dims, dimsOf, type Timestep } from "./inputs.ts";
-import { type AdditionalResiduals, checkResiduals, isSameSize, residualFeeds, residualInputs } from "./residuals.ts";
+import { type AdditionalResiduals, checkResiduals, residualFeeds, residualInputs } from "./residuals.ts";
 import { type AddedConditions, TimeConditioning } from "./time_conditioning.ts";
 import {
   checkUNet2DConditionConfig,
@@ -128,53 +127,11 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
     // 2. pre-process
     sample = conv2d(g, sample, "conv_in", config.block_out_channels[0]!, { kernel: config.conv_in_kernel });
 
-    const resnet: ResnetOptions = {
-      groups: config.norm_num_groups!,
-      eps: config.norm_eps,
-      act: config.act_fn,
-      timeScaleShift: config.resnet_time_scale_shift as ResnetOptions["timeScaleShift"],
-    };
-    const layers = perBlock(config.layers_per_block, blocks);
-    const heads = perBlock(config.attention_head_dim, blocks);
-    const onlyCrossAttention = perBlock(config.only_cross_attention, blocks);
-    const transformers = perBlock<number | readonly number[]>(config.transformer_layers_per_block, blocks);
-    const upTransformers = config.reverse_transformer_layers_per_block ?? [...transformers].reverse();
-    const shared = (level: number, count: number, transformer: number | readonly number[]): BlockOptions => ({
-      layers: count,
-      out: config.block_out_channels[level]!,
-      temb,
-      resnet,
-      attentionHeadDim: heads[level]!,
-      transformer: {
-        heads: heads[level]!,
-        context,
-        layers: typeof transformer === "number" ? new Array<number>(count).fill(transformer) : transformer,
-        onlyCrossAttention: onlyCrossAttention[level]!,
-        upcastAttention: config.upcast_attention,
-      },
-      resampling: { outputScaleFactor: config.resnet_out_scale_factor, skipTimeAct: config.resnet_skip_time_act },
-    });
-
     // 3. down
+    const conditions = { temb, context };
     const adapters = residualInputs(g, "intrablock", dims);
-    const kept: FeatureMap[] = [sample];
-    blocks.forEach((type, i) => {
-      const isCrossAttention = blockName(type) === "CrossAttnDownBlock2D";
-      const result = blockNamed(downBlocks, type)!(g, sample, `down_blocks.${i}`, {
-        ...shared(i, layers[i]!, transformers[i]!),
-        addDownsample: i < last,
-        downsamplePadding: config.downsample_padding,
-        downsampleType: "conv",
-        additionalResidual: isCrossAttention ? adapters.shift() : undefined,
-      });
-      sample = result.hidden;
-      if (!isCrossAttention && adapters.length > 0) {
-        sample = add(g, sample, adapters.shift()!);
-        // Diffusers adds in place, so that what was kept last changes too.
-        result.kept[result.kept.length - 1] = sample;
-      }
-      kept.push(...result.kept);
-    });
+    const down = conditionDown(g, sample, config, conditions, adapters);
+    const { kept } = down;
     const controls = residualInputs(g, "down", dims);
     if (controls.length > 0) checkResiduals(controls, kept, "down_block_additional_residuals");
     controls.forEach((residual, i) => {
@@ -182,27 +139,22 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
     });
 
     // 4. mid
-    if (config.mid_block_type !== null) {
-      sample = midBlocks[config.mid_block_type]!(g, sample, "mid_block", {
-        ...shared(last, config.mid_block_type === "UNetMidBlock2D" ? 0 : 1, transformers[last]!),
-        resnet: { ...resnet, outputScaleFactor: config.mid_block_scale_factor },
-        attentionGroups: null,
-        addAttention: false,
-      });
-      const [adapter] = adapters;
-      if (adapter !== undefined && isSameSize(adapter, sample)) sample = add(g, sample, adapter);
-    }
+    sample = conditionMid(g, down.hidden, config, conditions, adapters);
     for (const residual of residualInputs(g, "mid", dims)) {
       checkResiduals([residual], [sample], "mid_block_additional_residual");
       sample = add(g, sample, residual);
     }
 
     // 5. up
+    const layers = perBlock(config.layers_per_block, blocks);
+    const heads = perBlock(config.attention_head_dim, blocks);
+    const transformers = perBlock<number | readonly number[]>(config.transformer_layers_per_block, blocks);
+    const upTransformers = config.reverse_transformer_layers_per_block ?? [...transformers].reverse();
     config.up_block_types.forEach((type, i) => {
       const level = last - i;
       const count = layers[level]! + 1;
       sample = blockNamed(upBlocks, type)!(g, sample, kept, `up_blocks.${i}`, {
-        ...shared(level, count, upTransformers[i]!),
+        ...blockOptions(config, conditions, level, count, upTransformers[i]!),
         // The one list that Diffusers does not reverse on the way up.
         attentionHeadDim: heads[i]!,
         addUpsample: i < last,
@@ -212,7 +164,7 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
     });
 
     // 6. post-process
-    sample = groupNorm(g, sample, "conv_norm_out", { ...resnet, activation: config.act_fn });
+    sample = groupNorm(g, sample, "conv_norm_out", { ...resnetOptions(config), activation: config.act_fn });
     sample = conv2d(g, sample, "conv_out", config.out_channels, { kernel: config.conv_out_kernel });
     mapOutput(g, "out_sample", sample);
   }
