@@ -3,10 +3,8 @@ import {
   type ConfigDict,
   ConfigMixin,
   checkOptions,
-  DeviceError,
   type LoadOptions,
   loadOptionNames,
-  makeCallable,
   openSource,
   type ProgressReporter,
   reportProgress,
@@ -16,8 +14,9 @@ import {
   type Tensor,
   WeightsMismatchError,
 } from "@diffusers-web/core";
+import { DeviceModel, type Loaded, type Placement } from "./device_model.ts";
 import { GraphBuilder } from "./graph/builder.ts";
-import { type Device, type DeviceInfo, type DeviceRequest, type DtypeRequest, getDevice } from "./runtime/device.ts";
+import { type Device, type DeviceRequest, type DtypeRequest, getDevice } from "./runtime/device.ts";
 import { createSession, type Session } from "./runtime/session.ts";
 import type { SingleFileSource } from "./single_file/address.ts";
 import type { SingleFileCheckpoint } from "./single_file/checkpoint.ts";
@@ -62,50 +61,25 @@ export interface PreparedModel<T> {
 type EmitGraph = (g: GraphBuilder) => void;
 
 /** What a model has once its weights are found. */
-interface Loaded {
+interface LoadedWeights extends Loaded {
   readonly weights: Weights;
   readonly progress: ProgressReporter | undefined;
-  device: Device;
-  request: { readonly device: DeviceRequest; readonly dtype: DtypeRequest };
 }
 
 /**
- * A model with a config and weights, that is called like a function: `model(x)` is `model.forward(x)`.
- *
- * It owns its sessions on the device and its weight files: {@link ModelMixin.dispose} frees them.
+ * A model whose graph is built from its config, over weights that stay as they are in their files.
  *
  * @see Diffusers `ModelMixin`
  */
-export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
+export abstract class ModelMixin<C extends object> extends DeviceModel<C, LoadedWeights> {
   static override readonly name: string = "ModelMixin";
   /** The weight files' name without ending; transformers' classes say `model`. */
   static readonly weights_name: string = "diffusion_pytorch_model";
   /** Tensors of old checkpoints that no longer mean anything. */
   static readonly keys_to_ignore: readonly RegExp[] = [/\.position_ids$/];
 
-  /** Awaited before each run: a pipeline that offloads makes room on the device in it. */
-  before_run: (() => Promise<void>) | undefined = undefined;
-  private loaded: Loaded | undefined;
-  private disposed = false;
-  private readonly sessions = new Map<string, { readonly shape: string; readonly session: Session }>();
-  private lastTask: Promise<unknown> = Promise.resolve();
-
-  constructor(config: Partial<C> = {}) {
-    super(config);
-    // biome-ignore lint/correctness/noConstructorReturn: the instance is a function with the instance's properties.
-    return makeCallable(this, (self, args) => self.forward(...(args as never[])));
-  }
-
-  /** Computes the model's output. */
-  abstract forward(...args: never[]): Promise<unknown>;
-
   /** Emits every graph of the model once, at a small size: what does not fit the weights is found when they are loaded. */
   protected abstract check(build: (emit: EmitGraph) => void): void;
-
-  /** What a class makes of its config file before its fields are read. */
-  static prepare_config(config: ConfigDict): ConfigDict {
-    return config;
-  }
 
   /**
    * Loads a model: its config, its weights (which stay as they are in the file) and a device.
@@ -114,7 +88,7 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
    * @param options see {@link ModelLoadOptions}; config fields override the file's
    * @throws ModelNotFoundError when the config or the weights are not there, saying what was looked for.
    * @throws UnsupportedModelError for weights that are only there as a pickle, and for what the class does not build.
-   * @throws WeightsMismatchError naming the tensors that are missing or of another shape than the config implies.
+   * @throws WeightsMismatchError naming the tensors that are missing, of another shape than the config implies, or not used.
    * @throws IntegrityError for a damaged file.
    * @throws DeviceError when the device that was asked for is not there.
    * @see Diffusers `ModelMixin.from_pretrained`
@@ -163,7 +137,12 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
     const load = async (variant: string | undefined): Promise<T> => {
       const request = { stem: this.weights_name, className: this.name, variant, signal, progress };
       const weights = await openWeights(folder, request);
-      model.take({ weights, progress, device: chosen, request: { device, dtype } }, this.keys_to_ignore, signal);
+      model.take(
+        weights,
+        { progress, device: chosen, request: { device, dtype } },
+        { ignored: this.keys_to_ignore, isTolerant: false },
+        signal,
+      );
       model.register_to_config({
         _name_or_path: sourceName(source, opened),
       });
@@ -201,8 +180,14 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
       const model = fromConfig.call(this, this.prepare_config(part.config), overrides);
       const chosen = await getDevice(device, dtype);
       signal?.throwIfAborted();
+      // People's merges carry other programs' tensors: what is left over is only told.
       const weights = part.weights(model.config);
-      model.take({ weights, progress, device: chosen, request: { device, dtype } }, this.keys_to_ignore, signal);
+      model.take(
+        weights,
+        { progress, device: chosen, request: { device, dtype } },
+        { ignored: this.keys_to_ignore, isTolerant: true },
+        signal,
+      );
       return model;
     } finally {
       part.close();
@@ -210,12 +195,16 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
   }
 
   /** Takes weights over: they are closed with the model, and at once when they do not fit. */
-  private take(loaded: Loaded, ignored: readonly RegExp[], signal: AbortSignal | undefined): void {
-    const { weights, progress } = loaded;
+  private take(
+    weights: Weights,
+    rest: Omit<LoadedWeights, "weights" | "close">,
+    check: { readonly ignored: readonly RegExp[]; readonly isTolerant: boolean },
+    signal: AbortSignal | undefined,
+  ): void {
     try {
-      this.loaded = loaded;
-      progress?.({ phase: "build", file: weights.file, loaded: 0, total: 0 });
-      this.checkWeights(ignored);
+      this.loaded = { ...rest, weights, close: () => weights.close() };
+      rest.progress?.({ phase: "build", file: weights.file, loaded: 0, total: 0 });
+      this.checkWeights(check);
       signal?.throwIfAborted();
     } catch (error) {
       weights.close();
@@ -223,63 +212,8 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
     }
   }
 
-  /** Where the model runs: `webgpu` or `wasm`. */
-  get device(): "webgpu" | "wasm" {
-    return this.current.device.type;
-  }
-
-  /** What the model computes in. */
-  get dtype(): "float32" | "float16" {
-    return this.current.device.target.dtype;
-  }
-
-  /** What is known of the device, and why it was chosen. */
-  get device_info(): DeviceInfo {
-    return this.current.device.info;
-  }
-
-  /**
-   * Moves the model to a device, or to another element type on it. The weights are uploaded when it is next called.
-   *
-   * @throws DeviceError when the device is not there or cannot compute in the element type: the model then stays.
-   */
-  async to(target: DeviceRequest | DtypeRequest): Promise<this> {
-    const { request } = this.current;
-    const isDtype = /^(fp|float)/.test(target);
-    const next = isDtype
-      ? { ...request, dtype: target as DtypeRequest }
-      : { ...request, device: target as DeviceRequest };
-    const device = await getDevice(next.device, next.dtype);
-    await this.exclusive(async () => {
-      const loaded = this.current;
-      if (loaded.device !== device) await this.release();
-      loaded.device = device;
-      loaded.request = next;
-    });
-    return this;
-  }
-
-  /**
-   * Frees the device's memory and keeps the weight files open: the next call uploads the weights again. Idempotent.
-   *
-   * @see torch `module.to("cpu")`, as Diffusers' model offloading uses it
-   */
-  async offload(): Promise<void> {
-    await this.exclusive(() => this.release());
-  }
-
-  /** Frees the device's memory and the weight files; the model cannot be called afterwards. Idempotent. */
-  async dispose(): Promise<void> {
-    this.disposed = true;
-    await this.exclusive(async () => {
-      await this.release();
-      this.loaded?.weights.close();
-      this.loaded = undefined;
-    });
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.dispose();
+  protected override place({ device, dtype }: Placement): Promise<Device> {
+    return getDevice(device, dtype);
   }
 
   /**
@@ -288,37 +222,15 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
    * @param dims all that `build` depends on, as plain data
    */
   protected async session(name: string, dims: unknown, build: EmitGraph): Promise<Runner> {
-    const shape = JSON.stringify(dims);
-    return {
-      run: async (feeds) => {
-        await this.before_run?.();
-        return this.exclusive(async () => (await this.prepare(name, shape, build)).run(feeds));
-      },
+    const create = ({ weights, device, progress }: LoadedWeights): Promise<Session> => {
+      const g = new GraphBuilder(weights, device.target);
+      build(g);
+      return createSession(g.build(), device, { name: weights.file, progress_callback: progress });
     };
+    return { run: (feeds) => this.onDevice(name, JSON.stringify(dims), create, (session) => session.run(feeds)) };
   }
 
-  private async prepare(name: string, shape: string, build: EmitGraph): Promise<Session> {
-    const loaded = this.current;
-    if (loaded.device.gpu?.lost !== undefined) {
-      await this.release();
-      loaded.device = await getDevice(loaded.request.device, loaded.request.dtype);
-    }
-    const ready = this.sessions.get(name);
-    if (ready?.shape === shape) return ready.session;
-    this.sessions.delete(name);
-    await ready?.session.dispose();
-    const g = new GraphBuilder(loaded.weights, loaded.device.target);
-    build(g);
-    const { file } = loaded.weights;
-    const session = await createSession(g.build(), loaded.device, {
-      name: file,
-      progress_callback: loaded.progress,
-    });
-    this.sessions.set(name, { shape, session });
-    return session;
-  }
-
-  private checkWeights(ignored: readonly RegExp[]): void {
+  private checkWeights({ ignored, isTolerant }: { ignored: readonly RegExp[]; isTolerant: boolean }): void {
     const { weights, device, progress } = this.current;
     const used = new Set<string>();
     const uploads = new Map<string, number>();
@@ -333,38 +245,13 @@ export abstract class ModelMixin<C extends object> extends ConfigMixin<C> {
       progress.announceUpload(weights.file, bytes);
     }
     const unused = [...weights.names()].filter((name) => !used.has(name) && !ignored.some((one) => one.test(name)));
-    if (unused.length > 0) {
-      const more = unused.length > 5 ? ` and ${unused.length - 5} more` : "";
-      console.warn(
-        `${this.constructor.name} does not use ${unused.slice(0, 5).join(", ")}${more} of ${weights.file}: ` +
-          "the weights may be another model's.",
-      );
-    }
-  }
-
-  private get current(): Loaded {
+    if (unused.length === 0) return;
     const name = this.constructor.name;
-    if (this.disposed) throw new DeviceError(`This ${name} is disposed: load it again with ${name}.from_pretrained.`);
-    if (this.loaded === undefined) {
-      throw new WeightsMismatchError(
-        `This ${name} was built from a config and has no weights: load it with ${name}.from_pretrained.`,
-        { className: name, found: "no weights" },
-      );
-    }
-    return this.loaded;
-  }
-
-  private async release(): Promise<void> {
-    const open = [...this.sessions.values()];
-    this.sessions.clear();
-    for (const { session } of open) await session.dispose();
-  }
-
-  /** One task at a time, so that no session is replaced while a call uses it. */
-  private exclusive<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.lastTask.then(task);
-    // A failed task is reported to its caller; the next one starts all the same.
-    this.lastTask = result.catch(() => undefined);
-    return result;
+    const more = unused.length > 5 ? ` and ${unused.length - 5} more` : "";
+    const message =
+      `${name} with its config has no place for ${unused.slice(0, 5).join(", ")}${more} of ${weights.file}: ` +
+      "the weights are another model's, or the config says less than it should.";
+    if (isTolerant) console.warn(message);
+    else throw new WeightsMismatchError(message, { className: name, file: weights.file, tensors: unused });
   }
 }

@@ -5,7 +5,6 @@ import {
   checkOptions,
   DeviceError,
   ModelNotFoundError,
-  makeCallable,
   openSource,
   type ProgressReporter,
   reportProgress,
@@ -16,8 +15,9 @@ import {
   type Tensor,
   ValueError,
 } from "@diffusers-web/core";
+import { DeviceModel, type Loaded, type Placement } from "../device_model.ts";
 import { type ModelLoadOptions, modelLoadOptionNames, type PreparedModel } from "../modeling_utils.ts";
-import { type Device, type DeviceInfo, type DeviceRequest, type DtypeRequest, getDevice } from "../runtime/device.ts";
+import { type Device, type DtypeRequest, getDevice } from "../runtime/device.ts";
 import { createSession, type Session } from "../runtime/session.ts";
 import { matchFeeds, type OnnxFeeds } from "./onnx_feeds.ts";
 import type { OnnxFile } from "./onnx_file.ts";
@@ -32,50 +32,26 @@ export interface OnnxModelClass<T> extends ConfigClass<T> {
 }
 
 /** The files of a model, open, and where it runs. */
-interface Loaded {
+interface LoadedFiles extends Loaded {
   readonly files: Readonly<Record<string, OnnxFile>>;
   readonly isHalf: boolean;
   readonly progress: ProgressReporter | undefined;
-  device: Device;
-  request: DeviceRequest;
 }
 
 /**
  * A model that is an ONNX export, in one file or several. It has the face of the class whose export it is.
  *
- * It computes in the element type that it was exported in. It owns its files and its sessions:
- * {@link OnnxModel.dispose} frees them.
+ * It computes in the element type that it was exported in.
  *
  * @see Diffusers `OnnxRuntimeModel`, Optimum `ORTModelMixin`
  */
-export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
+export abstract class OnnxModel<C extends object> extends DeviceModel<C, LoadedFiles> {
   static override readonly name: string = "OnnxModel";
   static readonly parts: OnnxParts = {};
-
-  /** Awaited before each run: a pipeline that offloads makes room on the device in it. */
-  before_run: (() => Promise<void>) | undefined = undefined;
-  private loaded: Loaded | undefined;
-  private disposed = false;
-  private readonly sessions = new Map<string, Session>();
-  private lastTask: Promise<unknown> = Promise.resolve();
-
-  constructor(config: Partial<C> = {}) {
-    super(config);
-    // biome-ignore lint/correctness/noConstructorReturn: the instance is a function with the instance's properties.
-    return makeCallable(this, (self, args) => self.forward(...(args as never[])));
-  }
-
-  /** Computes the model's output. */
-  abstract forward(...args: never[]): Promise<unknown>;
 
   /** What the graphs tell of the config, for an export without one. */
   static derive_config(_files: Readonly<Record<string, OnnxFile>>): ConfigDict {
     return {};
-  }
-
-  /** What a class makes of its config file before its fields are read. */
-  static prepare_config(config: ConfigDict): ConfigDict {
-    return config;
   }
 
   /**
@@ -107,7 +83,8 @@ export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
     options: ModelLoadOptions = {},
   ): Promise<PreparedModel<T>> {
     checkOptions(`${this.name}.from_pretrained`, options, modelLoadOptionNames);
-    const { signal, device: request = "auto", dtype = "auto" } = options;
+    const { signal } = options;
+    const request: Placement = { device: options.device ?? "auto", dtype: options.dtype ?? "auto" };
     const progress = reportProgress(options.progress_callback);
     const opened = await openSource(source, options);
     const folder = subSource(opened, options.subfolder);
@@ -118,12 +95,11 @@ export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
       const files = await openParts(this, folder, { signal, progress_callback: progress });
       try {
         const isHalf = Object.values(files).some((file) => file.isHalf);
-        checkDtype(this.name, isHalf, dtype);
         const fromConfig = ConfigMixin.from_config as (this: unknown, config: object) => T;
         const model = fromConfig.call(this, { ...this.derive_config(files), ...written });
         const device = await deviceFor(this.name, isHalf, request);
         signal?.throwIfAborted();
-        model.take({ files, isHalf, progress, device, request });
+        model.take({ files, isHalf, progress, device, request, close: () => closeAll(files) });
         model.register_to_config({
           _name_or_path: sourceName(source, opened),
         });
@@ -136,7 +112,7 @@ export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
     return { load };
   }
 
-  private take(loaded: Loaded): void {
+  private take(loaded: LoadedFiles): void {
     this.loaded = loaded;
     for (const { path, graph } of Object.values(loaded.files)) {
       loaded.progress?.({ phase: "build", file: path, loaded: 0, total: 0 });
@@ -147,60 +123,13 @@ export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
     }
   }
 
-  /** Where the model runs: `webgpu` or `wasm`. */
-  get device(): "webgpu" | "wasm" {
-    return this.current.device.type;
-  }
-
   /** What the model was exported in. */
-  get dtype(): "float32" | "float16" {
+  override get dtype(): "float32" | "float16" {
     return this.current.isHalf ? "float16" : "float32";
   }
 
-  /** What is known of the device, and why it was chosen. */
-  get device_info(): DeviceInfo {
-    return { ...this.current.device.info, dtype: this.dtype };
-  }
-
-  /**
-   * Moves the model to a device. The weights are uploaded when it is next called.
-   *
-   * @throws DeviceError when the device is not there or cannot compute in the export's element type: the model then stays.
-   * @throws ValueError for another element type than the export's.
-   */
-  async to(target: DeviceRequest | DtypeRequest): Promise<this> {
-    const { isHalf } = this.current;
-    if (/^(fp|float)/.test(target)) {
-      checkDtype(this.constructor.name, isHalf, target as DtypeRequest);
-      return this;
-    }
-    const device = await deviceFor(this.constructor.name, isHalf, target as DeviceRequest);
-    await this.exclusive(async () => {
-      const loaded = this.current;
-      if (loaded.device.type !== device.type) await this.release();
-      loaded.device = device;
-      loaded.request = target as DeviceRequest;
-    });
-    return this;
-  }
-
-  /** Frees the device's memory and keeps the files open: the next call uploads the weights again. Idempotent. */
-  async offload(): Promise<void> {
-    await this.exclusive(() => this.release());
-  }
-
-  /** Frees the device's memory and the files; the model cannot be called afterwards. Idempotent. */
-  async dispose(): Promise<void> {
-    this.disposed = true;
-    await this.exclusive(async () => {
-      await this.release();
-      closeAll(this.loaded?.files ?? {});
-      this.loaded = undefined;
-    });
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.dispose();
+  protected override place(request: Placement): Promise<Device> {
+    return deviceFor(this.constructor.name, this.current.isHalf, request);
   }
 
   /** A part's file; undefined when the export came without it. */
@@ -218,47 +147,12 @@ export abstract class OnnxModel<C extends object> extends ConfigMixin<C> {
   protected async runPart(name: string, given: OnnxFeeds, outputs: readonly string[]): Promise<Record<string, Tensor>> {
     const file = this.part(name)!;
     const feeds = matchFeeds(this.constructor.name, file, given);
-    await this.before_run?.();
-    const results = await this.exclusive(async () => (await this.prepare(name)).runTyped(feeds, outputs));
+    const create = ({ files, device, progress }: LoadedFiles): Promise<Session> => {
+      const { path, graph } = files[name]!;
+      return createSession(graph, device, { name: path, progress_callback: progress });
+    };
+    const results = await this.onDevice(name, "", create, (session) => session.runTyped(feeds, outputs));
     return Object.fromEntries(Object.entries(results).map(([key, value]) => [key, value.to("float32")]));
-  }
-
-  private async prepare(name: string): Promise<Session> {
-    const loaded = this.current;
-    if (loaded.device.gpu?.lost !== undefined) {
-      await this.release();
-      loaded.device = await deviceFor(this.constructor.name, loaded.isHalf, loaded.request);
-    }
-    const ready = this.sessions.get(name);
-    if (ready !== undefined) return ready;
-    const { path, graph } = loaded.files[name]!;
-    const session = await createSession(graph, loaded.device, { name: path, progress_callback: loaded.progress });
-    this.sessions.set(name, session);
-    return session;
-  }
-
-  private get current(): Loaded {
-    const name = this.constructor.name;
-    if (this.loaded !== undefined && !this.disposed) return this.loaded;
-    throw new DeviceError(
-      this.disposed
-        ? `This ${name} is disposed: load it again with ${name}.from_pretrained.`
-        : `This ${name} was built from a config and has no graph: load it with ${name}.from_pretrained.`,
-    );
-  }
-
-  private async release(): Promise<void> {
-    const open = [...this.sessions.values()];
-    this.sessions.clear();
-    for (const session of open) await session.dispose();
-  }
-
-  /** One task at a time, so that no session is released while a call uses it. */
-  private exclusive<T>(task: () => Promise<T>): Promise<T> {
-    const result = this.lastTask.then(task);
-    // A failed task is reported to its caller; the next one starts all the same.
-    this.lastTask = result.catch(() => undefined);
-    return result;
   }
 }
 
@@ -286,11 +180,12 @@ function checkDtype(className: string, isHalf: boolean, asked: DtypeRequest): vo
 }
 
 /** WASM computes a float16 graph by casting; a GPU has to have the type. */
-async function deviceFor(className: string, isHalf: boolean, request: DeviceRequest): Promise<Device> {
-  const device = await getDevice(request, isHalf ? "auto" : "fp32");
+async function deviceFor(className: string, isHalf: boolean, request: Placement): Promise<Device> {
+  checkDtype(className, isHalf, request.dtype);
+  const device = await getDevice(request.device, isHalf ? "auto" : "fp32");
   if (!isHalf || device.type === "wasm" || device.info.features.includes("shader-f16")) return device;
   const reason = `The GPU lacks the feature shader-f16, which this ${className}, an ONNX export in float16, needs.`;
-  if (request !== "auto") {
+  if (request.device !== "auto") {
     throw new DeviceError(`${reason} Use device "wasm", or an export in float32.`, {
       className,
       found: "no shader-f16",
