@@ -68,6 +68,13 @@ function lying(entry: object, dataLength = 8): Uint8Array {
 
 const good = { dtype: "F32", shape: [2], data_offsets: [0, 8] };
 
+test("a sound header whose length begins with the byte of `<` is no web page", () => {
+  const text = JSON.stringify({ w: good });
+  const bytes = raw(text.padEnd(60), 8);
+  expect(String.fromCharCode(bytes[0]!)).toBe("<");
+  expect([...readSafetensors(memoryFile(bytes)).tensors.keys()]).toEqual(["w"]);
+});
+
 describe("files that are not what they say", () => {
   const cases: [string, Uint8Array, RegExp, string[] | undefined][] = [
     ["empty", new Uint8Array(0), /found 0 bytes/, undefined],

@@ -61,10 +61,11 @@ export function readSafetensors(file: SourceFile): SafetensorsHeader {
   if (head.length < 8) fail(`${head.length} bytes`, `${file.size} bytes`);
   const start = new TextDecoder().decode(head);
   if (start === "version ") fail("a Git LFS pointer", "the safetensors file that it points to");
-  if (/^\s*</.test(start)) fail("a web page", "a safetensors file");
 
   const headerLength = Number(new DataView(head.buffer, head.byteOffset, 8).getBigUint64(0, true));
   if (headerLength > MAX_HEADER_BYTES || headerLength < 2) {
+    // Only then: the length of a sound header may begin with the byte of `<`.
+    if (/^\s*</.test(start)) fail("a web page", "a safetensors file");
     fail(`a header length of ${headerLength}`, `2 to ${MAX_HEADER_BYTES}`);
   }
   const dataStart = 8 + headerLength;
