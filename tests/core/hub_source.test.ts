@@ -12,8 +12,9 @@ import {
   subSource,
   ValueError,
 } from "@diffusers-web/core";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { hubSource } from "../../packages/core/src/hub/hub_source.ts";
+import { NodeStore } from "../../packages/core/src/hub/node_store.ts";
 import { type Hub, startHub } from "../support/hub_server.mjs";
 import { ManualTiming } from "../support/manual_timing.ts";
 
@@ -386,6 +387,21 @@ describe("cancelled while it asks", () => {
       expect(kinds().filter((kind) => kind === "api:revision")).toHaveLength(leaver === 0 ? 2 : 1);
       hub.requests.length = 0;
     }
+  });
+
+  test("while what is stored is opened", async () => {
+    const path = "unet/config.json";
+    await source().prefetch!([path]);
+    const controller = new AbortController();
+    const original = NodeStore.prototype.open;
+    const spy = vi.spyOn(NodeStore.prototype, "open").mockImplementation(async function (this: NodeStore, key) {
+      const file = await original.call(this, key);
+      controller.abort();
+      return file;
+    });
+    const error = await errorOf(source().open(path, { signal: controller.signal }));
+    spy.mockRestore();
+    expect(error).toBe(controller.signal.reason);
   });
 
   test("before it began", async () => {

@@ -117,10 +117,10 @@ class HubSource implements Source {
     const info = snapshot.files.get(path);
     if (info === undefined) return undefined;
     const key = this.#key(snapshot, path);
-    const stored = this.#mustRenew(path) ? undefined : await snapshot.store.open(key);
+    const stored = this.#mustRenew(path) ? undefined : await openStored(snapshot.store, key, options.signal);
     if (stored !== undefined) return stored;
     await this.#fetchFile(snapshot, info, options);
-    const file = await snapshot.store.open(key);
+    const file = await openStored(snapshot.store, key, options.signal);
     if (file !== undefined) return file;
     throw new ModelNotFoundError(`${path} of ${this.name} was deleted while it was loaded. Load it again.`, {
       file: path,
@@ -256,4 +256,16 @@ async function openStore(options: LoadOptions): Promise<HubStore> {
   }
   const { openIndexedDbStore } = await import("./indexeddb_store.ts");
   return openIndexedDbStore({ cache: options.cache });
+}
+
+/** A whole file of the store. In a window it is read into memory, which takes its time: who cancelled does not get it. */
+async function openStored(
+  store: HubStore,
+  key: FileKey,
+  signal: AbortSignal | undefined,
+): Promise<SourceFile | undefined> {
+  const file = await store.open(key);
+  if (!signal?.aborted) return file;
+  file?.close();
+  throw signal.reason;
 }

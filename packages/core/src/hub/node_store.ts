@@ -51,7 +51,7 @@ export function cacheFolder(
   return `${expand(set("HF_HOME") ?? `${set("XDG_CACHE_HOME") ?? `${home}/.cache`}/huggingface`)}/hub`;
 }
 
-class NodeStore implements HubStore {
+export class NodeStore implements HubStore {
   /** Listings do not change: a commit has one. */
   private readonly listings = new Map<string, readonly FileInfo[]>();
 
