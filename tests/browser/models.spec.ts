@@ -63,6 +63,11 @@ test.describe("layers", () => {
     "resnet block with time embedding and shortcut",
     "attention over pixels",
     "transformer over pixels and text",
+    "blur to half the size and back",
+    "blur to half the size and back, with mirrored edges",
+    "resnet block modulated by the time embedding",
+    "attention over both text and pixels",
+    "attention with a mask, in slices",
   ];
   for (const name of names) {
     test(name, async () => {

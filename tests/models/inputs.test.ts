@@ -37,7 +37,12 @@ describe("arguments that do not fit", () => {
     ["text's channels", "head", [sample, 1, zeros(2, 7, 11)], /but got \[2,7,11\]/],
     ["timesteps", "head", [sample, Tensor.from([1, 2, 3]), text], /`timestep` has dims \[3\], but the batch has 2/],
     ["no class labels", "class_table", [sample, 1, text], /`class_labels` should be provided/],
-    ["unknown class", "class_table", [sample, 1, text, { class_labels: ids([[5]]) }], /no embedding number 5/],
+    [
+      "unknown class",
+      "class_table",
+      [sample, 1, text, { class_labels: Tensor.from([5], "int64") }],
+      /no embedding number 5/,
+    ],
     [
       "class embedding's dims",
       "class_projection",

@@ -4,6 +4,7 @@ import type { FusedKernels, Target } from "../../packages/models/src/graph/types
 import { compare } from "../support/allclose.ts";
 import { runCase } from "./cases.ts";
 import { caseOutputs, caseShapes, modelCases } from "./cases_node.ts";
+import { runners } from "./runners/index.ts";
 
 const all: FusedKernels = {
   attention: true,
@@ -41,11 +42,14 @@ const names = [
   "CLIPTextModel/quick_gelu_old_eos",
 ];
 
-describe.each(Object.entries(targets))("lowered with %s", (_, { target, tolerance }) => {
-  it.each(names)("%s", async (name) => {
+describe.each(Object.entries(targets))("lowered with %s", (title, { target, tolerance }) => {
+  // Half precision, which few devices here have, is tried with every case there is.
+  it.each(title === "float16" ? modelCases.map(({ name }) => name) : names)("%s", async (name) => {
     const one = modelCases.find((candidate) => candidate.name === name)!;
     const outputs = await runCase(one, caseShapes[name]!, { device: "wasm" }, (model) => setTarget(model, target));
+    const { jumps = [] } = runners[one.className]!;
     for (const [label, output] of Object.entries(outputs)) {
+      if (target.dtype === "float16" && jumps.includes(label)) continue;
       const { error, scale } = compare(output.data, caseOutputs[`${name}/${label}`]!.data as Float32Array);
       expect(error, label).toBeLessThanOrEqual(tolerance * scale);
       // That float16 was used at all: it cannot be as exact as this.

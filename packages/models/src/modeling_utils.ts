@@ -137,10 +137,12 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
     const load = async (variant: string | undefined): Promise<T> => {
       const request = { stem: this.weights_name, className: this.name, variant, signal, progress };
       const weights = await openWeights(folder, request);
+      // Who overrides a field, to leave out layers for one, knows that tensors are left over.
+      const isTolerant = Object.keys(overrides).length > 0;
       model.take(
         weights,
         { progress, device: chosen, request: { device, dtype } },
-        { ignored: this.keys_to_ignore, isTolerant: false },
+        { ignored: this.keys_to_ignore, isTolerant },
         signal,
       );
       model.register_to_config({

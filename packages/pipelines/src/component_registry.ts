@@ -4,7 +4,7 @@ import {
   CLIPTextModel,
   type DeviceRequest,
   type DtypeRequest,
-  onnxModels,
+  lazyModels,
   type PreparedModel,
   UNet2DConditionModel,
   UNet2DModel,
@@ -28,8 +28,8 @@ export interface ComponentClass {
 
 /** A class that a model_index.json may name. */
 export interface ComponentEntry {
-  /** The Python library that it comes from, the first half of the entry in model_index.json. */
-  readonly library: "diffusers" | "transformers" | typeof OPTIMUM;
+  /** The Python library (or the pipeline's module) that it comes from, the first half of the entry in model_index.json. */
+  readonly library: "diffusers" | "transformers" | "stable_diffusion" | typeof OPTIMUM;
   /** Whether it has weights, and runs on a device. */
   readonly is_model: boolean;
   /** Files of which a folder of this class has at least one, the one read first in front. */
@@ -46,12 +46,16 @@ export interface ComponentEntry {
 /** The library that the classes of ONNX exports come from, as Optimum writes it. */
 export const OPTIMUM = "optimum.onnxruntime.modeling_diffusion";
 
-function diffusersModel(model: ComponentClass): ComponentEntry {
+/** @param of its class; the name of one that is loaded when a checkpoint has it */
+function model(
+  of: ComponentClass | keyof typeof lazyModels,
+  library: ComponentEntry["library"] = "diffusers",
+): ComponentEntry {
   return {
-    library: "diffusers",
+    library,
     is_model: true,
     files: ["config.json"],
-    load: async () => model,
+    load: typeof of === "string" ? lazyModels[of] : async () => of,
   };
 }
 
@@ -68,8 +72,18 @@ function clipTokenizer(): ComponentEntry {
   };
 }
 
+/** Its config may be within that of a processor for several things. */
+function imageProcessor(load: ComponentEntry["load"]): ComponentEntry {
+  return {
+    library: "transformers",
+    is_model: false,
+    files: ["preprocessor_config.json", "processor_config.json"],
+    load,
+  };
+}
+
 /** @param folders in the root, for a model that is in several; else it is in the one of the component's name */
-function onnxModel(name: keyof typeof onnxModels, folders?: readonly string[]): ComponentEntry {
+function onnxModel(name: "ORTTextEncoder" | "ORTUnet" | "ORTVae", folders?: readonly string[]): ComponentEntry {
   const names = ["model.onnx", "config.json", "model.onnx_data", "model.onnx.data", "weights.pb"];
   const files = folders?.flatMap((folder) => names.map((file) => `${folder}/${file}`)) ?? names;
   return {
@@ -77,19 +91,34 @@ function onnxModel(name: keyof typeof onnxModels, folders?: readonly string[]): 
     is_model: true,
     files,
     place: (root, key) => (folders === undefined ? subSource(root, key) : root),
-    load: onnxModels[name],
+    load: lazyModels[name],
   };
 }
 
 /** The models and tokenizers there are. Schedulers are in `schedulerRegistry` of @diffusers-web/core. */
 export const componentRegistry: Readonly<Record<string, ComponentEntry>> = {
-  AutoencoderKL: { ...diffusersModel(AutoencoderKL), exported_as: "ORTVae" },
-  CLIPTextModel: { ...diffusersModel(CLIPTextModel), library: "transformers", exported_as: "ORTTextEncoder" },
+  AsymmetricAutoencoderKL: model("AsymmetricAutoencoderKL"),
+  AutoencoderKL: { ...model(AutoencoderKL), exported_as: "ORTVae" },
+  AutoencoderTiny: model("AutoencoderTiny"),
+  CLIPFeatureExtractor: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPFeatureExtractor),
+  CLIPImageProcessor: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPImageProcessor),
+  CLIPTextModel: { ...model(CLIPTextModel, "transformers"), exported_as: "ORTTextEncoder" },
+  CLIPTextModelWithProjection: model("CLIPTextModelWithProjection", "transformers"),
   CLIPTokenizer: clipTokenizer(),
   CLIPTokenizerFast: clipTokenizer(),
+  CLIPVisionModel: model("CLIPVisionModel", "transformers"),
+  CLIPVisionModelWithProjection: model("CLIPVisionModelWithProjection", "transformers"),
+  ConsistencyDecoderVAE: model("ConsistencyDecoderVAE"),
+  ControlNetModel: model("ControlNetModel"),
+  DPTFeatureExtractor: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTFeatureExtractor),
+  DPTForDepthEstimation: model("DPTForDepthEstimation", "transformers"),
+  DPTImageProcessor: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTImageProcessor),
   ORTTextEncoder: onnxModel("ORTTextEncoder"),
   ORTUnet: onnxModel("ORTUnet"),
   ORTVae: onnxModel("ORTVae", ["vae_decoder", "vae_encoder"]),
-  UNet2DConditionModel: { ...diffusersModel(UNet2DConditionModel), exported_as: "ORTUnet" },
-  UNet2DModel: diffusersModel(UNet2DModel),
+  StableDiffusionSafetyChecker: model("StableDiffusionSafetyChecker", "stable_diffusion"),
+  T2IAdapter: model("T2IAdapter"),
+  UNet2DConditionModel: { ...model(UNet2DConditionModel), exported_as: "ORTUnet" },
+  UNet2DModel: model(UNet2DModel),
+  VQModel: model("VQModel"),
 };

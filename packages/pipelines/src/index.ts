@@ -5,7 +5,11 @@ export type { RunOptions } from "./calls.ts";
 export { type DDIMOptions, DDIMPipeline } from "./ddim/pipeline_ddim.ts";
 export { type DDPMOptions, DDPMPipeline } from "./ddpm/pipeline_ddpm.ts";
 export { rescale_noise_cfg } from "./guidance.ts";
+export * from "./image_processing_clip.ts";
+export * from "./image_processing_dpt.ts";
+export type { ImageProcessorConfig, ImageProcessorOptions, ImageProcessorOutput } from "./image_processing_utils.ts";
 export * from "./image_processor.ts";
+export type { SizeDict } from "./image_transforms.ts";
 export type { SingleFilePipelineOptions } from "./loaders/single_file.ts";
 export * from "./pipeline_output.ts";
 export type {

@@ -92,12 +92,12 @@ export function componentEntry(name: string, written: unknown, optional: boolean
       { file: MODEL_INDEX, field: name, found: JSON.stringify(written), expected: "[library, class]" },
     );
   }
-  const scheduler = schedulerRegistry[className];
+  const scheduler = Object.hasOwn(schedulerRegistry, className) ? schedulerRegistry[className] : undefined;
   if (scheduler !== undefined) {
     return { library: "diffusers", is_model: false, files: [scheduler.config_name], load: async () => scheduler };
   }
-  const entry = componentRegistry[className.replace(/^Flax/, "")];
-  if (entry !== undefined) return entry;
+  const modelName = className.replace(/^Flax/, "");
+  if (Object.hasOwn(componentRegistry, modelName)) return componentRegistry[modelName]!;
   const known = Object.keys(className.endsWith("Scheduler") ? schedulerRegistry : componentRegistry);
   throw new UnsupportedModelError(
     `${MODEL_INDEX}, ${name}: the class ${className} of ${library} is not built (yet). ` +

@@ -14,16 +14,18 @@ import {
   ValueError,
 } from "@diffusers-web/core";
 import {
-  type AutoencoderKL,
+  type Autoencoder,
   type CLIPTextModel,
   type DeviceRequest,
   type DtypeRequest,
   modelLoadOptionNames,
+  type StableDiffusionSafetyChecker,
   type UNet2DConditionModel,
   type UNet2DModel,
 } from "@diffusers-web/models";
 import { callOptions, untilAborted } from "./calls.ts";
 import { componentRegistry } from "./component_registry.ts";
+import type { CLIPImageProcessor } from "./image_processing_clip.ts";
 import { offloadAll, offloadSequence, withOffload } from "./offload.ts";
 import {
   componentEntry,
@@ -38,17 +40,25 @@ import {
 import type { CLIPTokenizer } from "./tokenization_clip.ts";
 
 /** What a pipeline may be made of. */
-export type Component = Scheduler | AutoencoderKL | CLIPTextModel | CLIPTokenizer | UNet2DConditionModel | UNet2DModel;
+export type Component =
+  | Scheduler
+  | Autoencoder
+  | CLIPImageProcessor
+  | CLIPTextModel
+  | CLIPTokenizer
+  | StableDiffusionSafetyChecker
+  | UNet2DConditionModel
+  | UNet2DModel;
 
 /** The components of any pipeline, by name; null for one that was left out. */
 export interface PipelineComponents {
   readonly scheduler?: Scheduler | null;
   readonly unet?: UNet2DConditionModel | UNet2DModel | null;
-  readonly vae?: AutoencoderKL | null;
+  readonly vae?: Autoencoder | null;
   readonly text_encoder?: CLIPTextModel | null;
   readonly tokenizer?: CLIPTokenizer | null;
-  readonly safety_checker?: null;
-  readonly feature_extractor?: null;
+  readonly safety_checker?: StableDiffusionSafetyChecker | null;
+  readonly feature_extractor?: CLIPImageProcessor | null;
   readonly image_encoder?: null;
 }
 
@@ -70,8 +80,6 @@ export interface PipelineClass<T extends DiffusionPipeline = DiffusionPipeline> 
   readonly component_names: readonly string[];
   /** Those of them that a checkpoint need not have. */
   readonly optional_components: readonly string[];
-  /** Those that nothing in this class uses yet: they keep their entry in model_index.json, and are not loaded. */
-  readonly unused_components: readonly string[];
   /** Further arguments of the constructor. */
   readonly init_options: readonly string[];
   /** The models that work one after the other, as `text_encoder->unet->vae`; null where they do not. */
@@ -101,7 +109,6 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   static registry: PipelineRegistry = {};
   static readonly component_names: readonly string[] = [];
   static readonly optional_components: readonly string[] = [];
-  static readonly unused_components: readonly string[] = [];
   static readonly init_options: readonly string[] = [];
   static readonly model_cpu_offload_seq: string | null = null;
 
@@ -299,7 +306,7 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     progress?.({ phase: "resolve", file: MODEL_INDEX, loaded: 0, total: 0 });
     const index = await readModelIndex(source, options);
     const cls = await chosenClass(this, index);
-    const { component_names, optional_components, unused_components, init_options, name } = cls;
+    const { component_names, optional_components, init_options, name } = cls;
     checkOptions(`${name}.from_pretrained`, options, [...modelLoadOptionNames, ...component_names, ...init_options]);
 
     // What the checkpoint has that this class does not take.
@@ -329,7 +336,7 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     }
     // Refused before anything is fetched.
     const wanted = component_names
-      .filter((key) => given[key] === undefined && written(key) !== undefined && !unused_components.includes(key))
+      .filter((key) => given[key] === undefined && written(key) !== undefined)
       .map((key) => ({ key, entry: componentEntry(key, index[key], optional_components.includes(key)) }));
     const passed = Object.fromEntries(component_names.map((key) => [key, given[key] ?? null]));
     for (const [key, component] of Object.entries(passed)) {
@@ -340,9 +347,6 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     try {
       const init = init_options.map((key) => [key, (options as Record<string, unknown>)[key] ?? index[key]]);
       const pipeline = new cls({ ...Object.fromEntries(init), ...passed, ...loaded } as never);
-      for (const key of unused_components) {
-        if (given[key] === undefined && written(key) !== undefined) pipeline.register_to_config({ [key]: index[key] });
-      }
       pipeline.register_to_config({ _name_or_path: source.name });
       return pipeline;
     } catch (error) {
@@ -379,9 +383,9 @@ export function checkComponent(key: string, written: unknown, component: Compone
   const isScheduler = typeof (component as Partial<Scheduler>).set_timesteps === "function";
   const expected = Array.isArray(written) ? String(written[1]) : key;
   const wantsScheduler = expected in schedulerRegistry || key === "scheduler";
-  const wantsTokenizer = key.startsWith("tokenizer");
-  const fits = wantsScheduler ? isScheduler : wantsTokenizer ? typeof component === "function" : isModel(component);
-  if (fits && isModel(component) === !(wantsScheduler || wantsTokenizer)) return;
+  const wantsFunction = key.startsWith("tokenizer") || key === "feature_extractor";
+  const fits = wantsScheduler ? isScheduler : wantsFunction ? typeof component === "function" : isModel(component);
+  if (fits && isModel(component) === !(wantsScheduler || wantsFunction)) return;
   const found = (component as object).constructor?.name ?? typeof component;
   throw new ValueError(`The ${key} that was passed is ${found}, expected ${expected} or one like it.`, {
     field: key,

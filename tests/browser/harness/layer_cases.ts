@@ -1,11 +1,14 @@
 import { Generator, type Tensor } from "@diffusers-web/core";
 import { GraphBuilder, type Value } from "../../../packages/models/src/graph/builder.ts";
 import type { Target, WeightSource } from "../../../packages/models/src/graph/types.ts";
-import { attentionBlock2D } from "../../../packages/models/src/layers/attention.ts";
+import { addedKVAttention } from "../../../packages/models/src/layers/added_kv_attention.ts";
+import { attentionBlock2D, scaledDotProductAttention } from "../../../packages/models/src/layers/attention.ts";
+import { blurDownsample2D, blurUpsample2D } from "../../../packages/models/src/layers/blur.ts";
 import { conv2d, downsample2D } from "../../../packages/models/src/layers/conv.ts";
 import { mapInput, mapOutput, tokensInput } from "../../../packages/models/src/layers/layout.ts";
 import { groupNorm } from "../../../packages/models/src/layers/norm.ts";
 import { resnetBlock2D } from "../../../packages/models/src/layers/resnet.ts";
+import { resnetBlockCondNorm2D } from "../../../packages/models/src/layers/resnet_cond_norm.ts";
 import { transformer2D } from "../../../packages/models/src/layers/transformer_2d.ts";
 import { upsample2D } from "../../../packages/models/src/layers/upsampling.ts";
 import { convertWeights } from "../../../packages/models/src/weight_conversion.ts";
@@ -53,6 +56,9 @@ type LayerCase = (g: GraphBuilder) => Record<string, Tensor>;
 const map = random(1, [2, 16, 9, 8]);
 const temb = random(2, [2, 32]);
 const text = random(3, [2, 7, 24]);
+const long = random(4, [1, 1024, 32]);
+const mask = random(5, [1, 1, 1, 1024]);
+const nine = random(6, [2, 9, 9, 8]);
 const resnet = { groups: 4, eps: 1e-5, act: "silu", timeScaleShift: "default" } as const;
 
 /** Each emits a layer whose output is `out`, and gives its feeds. Odd sizes and a batch of two, so that no axis hides. */
@@ -60,6 +66,10 @@ export const layerCases: Readonly<Record<string, LayerCase>> = {
   "convolution, asymmetric stride 2": (g) => {
     mapOutput(g, "out", downsample2D(g, mapInput(g, "x", map.dims), "down", 0));
     return { x: map };
+  },
+  "convolution of nine channels, as an inpainting UNet's first": (g) => {
+    mapOutput(g, "out", conv2d(g, mapInput(g, "x", nine.dims), "conv", 8));
+    return { x: nine };
   },
   "convolution 1x1 after group norm": (g) => {
     const x = groupNorm(g, mapInput(g, "x", map.dims), "norm", { groups: 4, eps: 1e-6 });
@@ -86,5 +96,34 @@ export const layerCases: Readonly<Record<string, LayerCase>> = {
     const options = { heads: 2, headDim: 8, layers: 1, groups: 4, onlyCrossAttention: false, upcastAttention: false };
     mapOutput(g, "out", transformer2D(g, x, "transformer", { ...options, context }));
     return { x: map, text };
+  },
+  "blur to half the size and back": (g) => {
+    mapOutput(g, "out", blurUpsample2D(g, blurDownsample2D(g, mapInput(g, "x", map.dims), "zero"), "zero"));
+    return { x: map };
+  },
+  "blur to half the size and back, with mirrored edges": (g) => {
+    mapOutput(g, "out", blurUpsample2D(g, blurDownsample2D(g, mapInput(g, "x", map.dims), "reflect"), "reflect"));
+    return { x: map };
+  },
+  "resnet block modulated by the time embedding": (g) => {
+    const x = mapInput(g, "x", map.dims);
+    const options = { groups: 4, groupsOut: 8, eps: 1e-5, act: "gelu", inner: 24 };
+    mapOutput(g, "out", resnetBlockCondNorm2D(g, x, g.input("temb", temb.dims), "resnet", 12, options));
+    return { x: map, temb };
+  },
+  "attention over both text and pixels": (g) => {
+    const x = mapInput(g, "x", map.dims);
+    const options = { headDim: 8, groups: 4, onlyCrossAttention: false, crossAttentionNorm: "layer_norm" } as const;
+    const context = tokensInput(g, "text", text.dims);
+    mapOutput(g, "out", addedKVAttention(g, x, "attention", { ...options, context }));
+    return { x: map, text };
+  },
+  "attention with a mask, in slices": (g) => {
+    // As many scores as make the engine's kernel be divided.
+    g.attentionSlice = 3;
+    const x = tokensInput(g, "x", long.dims);
+    const mixed = scaledDotProductAttention(g, x, x, x, { heads: 8, mask: g.input("mask", mask.dims) });
+    g.output("out", mixed.value);
+    return { x: long, mask };
   },
 };

@@ -5,6 +5,7 @@ import { type Device, getDevice } from "../../../packages/models/src/runtime/dev
 import { createSession } from "../../../packages/models/src/runtime/session.ts";
 import { type CaseTable, runCase } from "../../models/cases.ts";
 import { stems } from "../../models/runners/index.ts";
+import { fetchGzipJson } from "./gzip.ts";
 
 /** Outputs by name. */
 export type CaseOutputs = Record<string, { dims: readonly number[]; data: number[] }>;
@@ -21,18 +22,8 @@ declare global {
 }
 
 const tables = await Promise.all(
-  stems.map(async (stem) => {
-    const response = await fetch(`/tests/fixtures/models/cases/${stem}.json.gz`);
-    return (await readJson(await response.blob())) as CaseTable;
-  }),
+  stems.map(async (stem) => (await fetchGzipJson(`/tests/fixtures/models/cases/${stem}.json.gz`)) as CaseTable),
 );
-
-/** A server may send a `.gz` file as an encoded response, which then arrives unpacked. */
-async function readJson(blob: Blob): Promise<unknown> {
-  const [first] = new Uint8Array(await blob.slice(0, 1).arrayBuffer());
-  const stream = first === 0x1f ? blob.stream().pipeThrough(new DecompressionStream("gzip")) : blob.stream();
-  return new Response(stream).json();
-}
 
 window.runModelCase = async (name, isPlain) => {
   const table = tables.find(({ shapes }) => Object.hasOwn(shapes, name))!;

@@ -1,15 +1,14 @@
-import { checkOptions, configDefaults, type RandnTensorOptions, type Tensor, ValueError } from "@diffusers-web/core";
-import { checkLength, checkValue } from "../config_checks.ts";
+import { checkOptions, configDefaults, type RandnTensorOptions, type Tensor } from "@diffusers-web/core";
+import { checkLength } from "../config_checks.ts";
 import type { GraphBuilder } from "../graph/builder.ts";
-import { checkActivation } from "../layers/activations.ts";
 import { conv2d } from "../layers/conv.ts";
-import { type FeatureMap, mapInput, mapOutput } from "../layers/layout.ts";
-import { groupNorm } from "../layers/norm.ts";
-import type { ResnetOptions } from "../layers/resnet.ts";
-import { ModelMixin } from "../modeling_utils.ts";
-import { blockNamed, checkBlocks, decoderBlocks, encoderBlocks } from "../unets/blocks/index.ts";
-import { unetMidBlock2D } from "../unets/blocks/unet_mid_block_2d.ts";
+import { mapInput, mapOutput } from "../layers/layout.ts";
 import { checkSample } from "../unets/inputs.ts";
+import { checkCounts, checkHalf, checkLeast, checkSampleSize } from "./autoencoder_checks.ts";
+import { AutoencoderMixin } from "./autoencoder_mixin.ts";
+import { decoder } from "./decoder.ts";
+import { encoder } from "./encoder.ts";
+import { runTiled, tileGrid } from "./tiling.ts";
 import { DiagonalGaussianDistribution } from "./vae.ts";
 
 /** The config of an {@link AutoencoderKL}: the arguments of Diffusers' `__init__`, under their names. */
@@ -52,6 +51,12 @@ export interface DecoderOutput {
   readonly sample: Tensor;
 }
 
+/** Options of {@link AutoencoderKL.decode}. */
+export interface DecodeOptions {
+  /** Not used, as in Diffusers: decoders that draw noise take it. */
+  readonly generator?: RandnTensorOptions["generator"];
+}
+
 /** Options of {@link AutoencoderKL.forward}. */
 export interface AutoencoderKLOptions {
   /** Whether to decode a random value of the distribution in place of its mode. Default false. */
@@ -72,7 +77,7 @@ const name = "AutoencoderKL";
  *
  * @see Diffusers `AutoencoderKL`
  */
-export class AutoencoderKL extends ModelMixin<AutoencoderKLConfig> {
+export class AutoencoderKL extends AutoencoderMixin<AutoencoderKLConfig> {
   static override readonly name: string = "AutoencoderKL";
   static override readonly config_defaults: AutoencoderKLConfig = configDefaults<AutoencoderKLConfig>({
     in_channels: 3,
@@ -95,10 +100,25 @@ export class AutoencoderKL extends ModelMixin<AutoencoderKLConfig> {
     mid_block_add_attention: true,
   });
 
-  /** @throws UnsupportedModelError for a config field whose value is not built, naming it. */
+  override use_tiling = false;
+  override use_slicing = false;
+  /** Height and width of a tile, in pixels. Default: `sample_size` of the config, of a pair the first. */
+  tile_sample_min_size: number;
+  /** Height and width of a tile's latents. */
+  tile_latent_min_size: number;
+  /** How much of a tile lies over the next one, as a fraction. Default 0.25. */
+  tile_overlap_factor = 0.25;
+
+  /**
+   * @throws UnsupportedModelError for a config field whose value is not built, and ValueError for one that is wrong,
+   * naming it.
+   */
   constructor(config: Partial<AutoencoderKLConfig> = {}) {
     super(config);
     checkConfig(this.config);
+    const { sample_size, block_out_channels } = this.config;
+    this.tile_sample_min_size = typeof sample_size === "number" ? sample_size : sample_size[0]!;
+    this.tile_latent_min_size = Math.trunc(this.tile_sample_min_size / 2 ** (block_out_channels.length - 1));
   }
 
   /**
@@ -107,21 +127,47 @@ export class AutoencoderKL extends ModelMixin<AutoencoderKLConfig> {
    */
   async encode(x: Tensor): Promise<AutoencoderKLOutput> {
     checkSample(x, this.config.in_channels, name, "x");
-    this.checkSize(x);
-    const session = await this.session("encode", x.dims, (g) => this.buildEncoder(g, x.dims));
-    const { moments } = await session.run({ x });
-    return { latent_dist: new DiagonalGaussianDistribution(moments!) };
+    const isLarge = Math.max(x.dims[2]!, x.dims[3]!) > this.tile_sample_min_size;
+    if (this.use_tiling && isLarge) return this.tiled_encode(x);
+    return { latent_dist: new DiagonalGaussianDistribution(await this.encodeWhole(x)) };
   }
 
   /**
    * @param z latents `[batch, latent_channels, height, width]`, not scaled
    * @throws ValueError for another number of channels.
    */
-  async decode(z: Tensor): Promise<DecoderOutput> {
+  async decode(z: Tensor, options: DecodeOptions = {}): Promise<DecoderOutput> {
+    checkOptions(`${name}.decode`, options, ["generator"]);
     checkSample(z, this.config.latent_channels, name, "z");
-    const session = await this.session("decode", z.dims, (g) => this.buildDecoder(g, z.dims));
-    const { sample } = await session.run({ z });
-    return { sample: sample! };
+    const isLarge = Math.max(z.dims[2]!, z.dims[3]!) > this.tile_latent_min_size;
+    if (this.use_tiling && isLarge) return this.tiled_decode(z);
+    return { sample: await this.decodeWhole(z) };
+  }
+
+  /**
+   * Encodes pictures in overlapping tiles, blended together: what {@link AutoencoderKL.encode} does with large ones after
+   * `enable_tiling()`.
+   *
+   * @throws ValueError when the tiles' fields fit nothing, or a tile at the border is too small to be encoded.
+   */
+  async tiled_encode(x: Tensor): Promise<AutoencoderKLOutput> {
+    checkSample(x, this.config.in_channels, name, "x");
+    const grid = tileGrid(name, this, "sample");
+    checkLeast(name, x, this.config.block_out_channels, grid);
+    const moments = await runTiled(x, grid, (tile) => this.encodeWhole(tile));
+    return { latent_dist: new DiagonalGaussianDistribution(moments) };
+  }
+
+  /**
+   * Decodes latents in overlapping tiles, blended together: what {@link AutoencoderKL.decode} does with large ones after
+   * `enable_tiling()`.
+   *
+   * @throws ValueError when the tiles' fields fit nothing.
+   */
+  async tiled_decode(z: Tensor): Promise<DecoderOutput> {
+    checkSample(z, this.config.latent_channels, name, "z");
+    const grid = tileGrid(name, this, "latent");
+    return { sample: await runTiled(z, grid, (tile) => this.decodeWhole(tile)) };
   }
 
   /** Encodes and decodes. @param sample pictures `[batch, in_channels, height, width]` in -1..1 */
@@ -129,6 +175,21 @@ export class AutoencoderKL extends ModelMixin<AutoencoderKLConfig> {
     checkOptions(name, options, ["sample_posterior", "generator"]);
     const { latent_dist } = await this.encode(sample);
     return this.decode(options.sample_posterior ? latent_dist.sample(options.generator) : latent_dist.mode());
+  }
+
+  private encodeWhole(pictures: Tensor): Promise<Tensor> {
+    checkLeast(name, pictures, this.config.block_out_channels);
+    return this.sliced(pictures, async (x) => {
+      const session = await this.session("encode", x.dims, (g) => this.buildEncoder(g, x.dims));
+      return (await session.run({ x }))["moments"]!;
+    });
+  }
+
+  private decodeWhole(latents: Tensor): Promise<Tensor> {
+    return this.sliced(latents, async (z) => {
+      const session = await this.session("decode", z.dims, (g) => this.buildDecoder(g, z.dims));
+      return (await session.run({ z }))["sample"]!;
+    });
   }
 
   protected override check(build: (emit: (g: GraphBuilder) => void) => void): void {
@@ -139,71 +200,35 @@ export class AutoencoderKL extends ModelMixin<AutoencoderKLConfig> {
   }
 
   private buildEncoder(g: GraphBuilder, dims: readonly number[]): void {
-    const { block_out_channels: channels, latent_channels, use_quant_conv, layers_per_block: layers } = this.config;
-    const last = channels.length - 1;
-    if (this.config.force_upcast) g.upcast();
-    let x = conv2d(g, mapInput(g, "x", dims), "encoder.conv_in", channels[0]!);
-    this.config.down_block_types.forEach((type, i) => {
-      const options = { layers, out: channels[i]!, resnet: this.resnet, resample: i < last };
-      x = blockNamed(encoderBlocks, type)!(g, x, `encoder.down_blocks.${i}`, options);
-    });
-    x = this.midBlock(g, x, "encoder.mid_block");
-    x = groupNorm(g, x, "encoder.conv_norm_out", { ...this.resnet, activation: "silu" });
-    x = conv2d(g, x, "encoder.conv_out", 2 * latent_channels);
-    if (use_quant_conv) x = conv2d(g, x, "quant_conv", 2 * latent_channels, { kernel: 1 });
-    mapOutput(g, "moments", x);
+    const { latent_channels, force_upcast, use_quant_conv } = this.config;
+    if (force_upcast) g.upcast();
+    const options = { ...this.config, out_channels: latent_channels, double_z: true };
+    let moments = encoder(g, mapInput(g, "x", dims), "encoder", options);
+    if (use_quant_conv) moments = conv2d(g, moments, "quant_conv", 2 * latent_channels, { kernel: 1 });
+    mapOutput(g, "moments", moments);
   }
 
   private buildDecoder(g: GraphBuilder, dims: readonly number[]): void {
-    const { block_out_channels, latent_channels, out_channels, use_post_quant_conv, layers_per_block } = this.config;
-    const channels = [...block_out_channels].reverse();
-    const last = channels.length - 1;
-    if (this.config.force_upcast) g.upcast();
+    const { latent_channels, force_upcast, use_post_quant_conv } = this.config;
+    if (force_upcast) g.upcast();
     let z = mapInput(g, "z", dims);
     if (use_post_quant_conv) z = conv2d(g, z, "post_quant_conv", latent_channels, { kernel: 1 });
-    let x = conv2d(g, z, "decoder.conv_in", channels[0]!);
-    x = this.midBlock(g, x, "decoder.mid_block");
-    this.config.up_block_types.forEach((type, i) => {
-      const options = { layers: layers_per_block + 1, out: channels[i]!, resnet: this.resnet, resample: i < last };
-      x = blockNamed(decoderBlocks, type)!(g, x, `decoder.up_blocks.${i}`, options);
-    });
-    x = groupNorm(g, x, "decoder.conv_norm_out", { ...this.resnet, activation: "silu" });
-    mapOutput(g, "sample", conv2d(g, x, "decoder.conv_out", out_channels));
-  }
-
-  private midBlock(g: GraphBuilder, x: FeatureMap, blockName: string): FeatureMap {
-    return unetMidBlock2D(g, x, blockName, {
-      layers: 1,
-      out: x.channels,
-      temb: null,
-      resnet: this.resnet,
-      attentionHeadDim: null,
-      attentionGroups: this.config.norm_num_groups,
-      addAttention: this.config.mid_block_add_attention,
-    });
-  }
-
-  private get resnet(): ResnetOptions {
-    return { groups: this.config.norm_num_groups, eps: 1e-6, act: this.config.act_fn, timeScaleShift: "default" };
-  }
-
-  private checkSize(x: Tensor): void {
-    const least = 2 ** (this.config.block_out_channels.length - 1);
-    if (x.dims[2]! >= least && x.dims[3]! >= least) return;
-    throw new ValueError(`${name} encodes pictures of at least ${least}x${least}, but got [${x.dims}].`, {
-      className: name,
-      field: "x",
-      found: `[${x.dims}]`,
-      expected: `height and width of at least ${least}`,
-    });
+    mapOutput(g, "sample", decoder(g, z, "decoder", this.config));
   }
 }
 
 function checkConfig(config: Readonly<AutoencoderKLConfig>): void {
-  checkBlocks(config.down_block_types, Object.keys(encoderBlocks), name, "down_block_types");
-  checkBlocks(config.up_block_types, Object.keys(decoderBlocks), name, "up_block_types");
-  checkLength(name, "up_block_types", config.up_block_types, config.down_block_types);
-  checkLength(name, "block_out_channels", config.block_out_channels, config.down_block_types);
-  checkActivation(config.act_fn, name, "act_fn");
-  if (config.norm_num_groups === null) checkValue(name, "norm_num_groups", null, ["a number"]);
+  const shared = {
+    channels: "block_out_channels",
+    layers: "layers_per_block",
+    act: "act_fn",
+    groups: "norm_num_groups",
+  };
+  if (Array.isArray(config.up_block_types) && Array.isArray(config.down_block_types)) {
+    checkLength(name, "up_block_types", config.up_block_types, config.down_block_types);
+  }
+  checkHalf(name, config, "encoder", { ...shared, blocks: "down_block_types" });
+  checkHalf(name, config, "decoder", { ...shared, blocks: "up_block_types" });
+  checkCounts(name, config, ["in_channels", "out_channels", "latent_channels"]);
+  checkSampleSize(name, config.sample_size);
 }

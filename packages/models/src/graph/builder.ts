@@ -38,7 +38,12 @@ export function float(value: number): Attribute {
   return { float: value };
 }
 
+/** How many heads of one batch item attention computes at a time: half of them, one, or as many as a number says. */
+export type AttentionSlice = "auto" | "max" | number;
+
 interface Mismatch {
+  /** The file that the tensor was looked for in. */
+  readonly file: string;
   readonly name: string;
   readonly found: readonly number[] | undefined;
   readonly expected: readonly number[];
@@ -55,7 +60,12 @@ export class GraphBuilder {
   /** The tensors of `weights` that the graph asked for. */
   readonly used: Set<string> = new Set<string>();
 
+  /** A memory option that the attention layer reads; null computes all heads at once. */
+  attentionSlice: AttentionSlice | null = null;
+
   private device: Target;
+  // Where tensors are looked for at present, and what stands before their names in the graph.
+  private source: { readonly weights: WeightSource; readonly prefix: string };
   private readonly nodes: GraphNode[] = [];
   private readonly initializers = new Map<string, Initializer>();
   private readonly external = new Map<string, ExternalWeight>();
@@ -67,6 +77,7 @@ export class GraphBuilder {
 
   constructor(weights: WeightSource, target: Target) {
     this.weights = weights;
+    this.source = { weights, prefix: "" };
     this.device = target;
   }
 
@@ -78,6 +89,21 @@ export class GraphBuilder {
   /** Computes in float32 from here on, whatever the device prefers: for models that overflow float16. Call it first. */
   upcast(): void {
     this.device = { ...this.device, dtype: "float32" };
+  }
+
+  /**
+   * Emits with the tensors of another source, such as an adapter's: `weight`, `read` and `has` look for them there.
+   *
+   * @param prefix stands before their names in the graph and in `used`, where another source may have the same ones
+   */
+  withWeights<T>(weights: WeightSource, prefix: string, emit: () => T): T {
+    const before = this.source;
+    this.source = { weights, prefix };
+    try {
+      return emit();
+    } finally {
+      this.source = before;
+    }
   }
 
   /** An input that the session is fed. Float inputs are float32 outside and of the target's element type inside. */
@@ -196,8 +222,9 @@ export class GraphBuilder {
     type: "float32" | "float16" = this.target.dtype,
     dims: readonly number[] = shape,
   ): Value {
+    const { weights, prefix } = this.source;
     const source = this.find(name, shape) ?? name;
-    const inGraph = type === this.target.dtype ? source : `${source}:${type}`;
+    const inGraph = prefix + (type === this.target.dtype ? source : `${source}:${type}`);
     const key = `${inGraph}|${dims.join("x")}`;
     const earlier = this.emitted.get(key);
     if (earlier !== undefined) return earlier[0]!;
@@ -207,9 +234,43 @@ export class GraphBuilder {
     this.external.set(unique, {
       name: unique,
       byteLength: dims.reduce((product, dim) => product * dim, bytesPerElement[type]),
-      read: () => this.weights.read(source, type),
+      read: () => weights.read(source, type),
     });
     this.emitted.set(key, [value]);
+    return value;
+  }
+
+  /**
+   * A tensor that TypeScript makes of one of the checkpoint's, when the engine asks for its bytes.
+   *
+   * @param shape the shape that the config implies in the file
+   * @param label says what is made of it, and which of its forms this is
+   * @param dims the dims of what `change` gives
+   */
+  derived(
+    name: string,
+    shape: readonly number[],
+    label: string,
+    dims: readonly number[],
+    change: (values: Float32Array) => Float32Array,
+  ): Value {
+    const { weights, prefix } = this.source;
+    const source = this.find(name, shape) ?? name;
+    const type = this.target.dtype;
+    const unique = `${prefix}${source}~${label}|${dims.join("x")}`;
+    const value: Value = { name: unique, type, dims };
+    if (this.initializers.has(unique)) return value;
+    this.initializers.set(unique, value);
+    this.external.set(unique, {
+      name: unique,
+      byteLength: dims.reduce((product, dim) => product * dim, bytesPerElement[type]),
+      read: () => {
+        const bytes = weights.read(source, "float32");
+        const values = change(new Float32Array(bytes.slice().buffer));
+        const { data } = new Tensor("float32", values, [values.length]).to(type);
+        return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      },
+    });
     return value;
   }
 
@@ -221,25 +282,26 @@ export class GraphBuilder {
     const source = this.find(name, dims);
     const length = dims.reduce((product, dim) => product * dim, 1);
     if (source === undefined) return new Float32Array(length);
-    const bytes = this.weights.read(source, "float32");
+    const bytes = this.source.weights.read(source, "float32");
     return new Float32Array(bytes.slice().buffer, 0, length);
   }
 
   /** Whether the checkpoint has the tensor, under its present or an earlier name. */
   has(name: string): boolean {
-    return candidates(name).some((candidate) => this.weights.shape(candidate) !== undefined);
+    return candidates(name).some((candidate) => this.source.weights.shape(candidate) !== undefined);
   }
 
   private find(name: string, dims: readonly number[]): string | undefined {
+    const { weights, prefix } = this.source;
     let found: readonly number[] | undefined;
     for (const candidate of candidates(name)) {
-      const shape = this.weights.shape(candidate);
+      const shape = weights.shape(candidate);
       if (shape === undefined) continue;
-      this.used.add(candidate);
+      this.used.add(prefix + candidate);
       if (sameShape(shape, dims)) return candidate;
       found ??= shape;
     }
-    this.mismatches.push({ name, found, expected: dims });
+    this.mismatches.push({ file: weights.file, name, found, expected: dims });
     return undefined;
   }
 
@@ -274,10 +336,10 @@ export class GraphBuilder {
       .map(({ name, found, expected }) => `${name}: found ${shapeText(found)}, expected ${shapeText(expected)}`);
     const more = names.length > shown.length ? `; and ${names.length - shown.length} more` : "";
     throw new WeightsMismatchError(
-      `${this.weights.file} does not fit its config.json. ${shown.join("; ")}${more}. ` +
+      `${first.file} does not fit ${first.file === this.weights.file ? "its config.json" : "the model"}. ${shown.join("; ")}${more}. ` +
         "Check that the weights and the config are of the same model and revision.",
       {
-        file: this.weights.file,
+        file: first.file,
         tensors: names,
         found: shapeText(first.found),
         expected: shapeText(first.expected),

@@ -30,6 +30,31 @@ const mish: Lower = (g, x) => {
   return g.op("Mul", [x, g.op("Tanh", [softplus], x.dims)], x.dims);
 };
 
+const clip =
+  (min: number, max: number, lower: Lower): Lower =>
+  (g, x) =>
+    g.op("Clip", [lower(g, x), g.constant([min], []), g.constant([max], [])], x.dims);
+
+/** `max(x, 0) ** 2` */
+const relu2: Lower = (g, x) => {
+  const positive = g.op("Relu", [x], x.dims);
+  return g.op("Mul", [positive, positive], x.dims);
+};
+
+/** `x * min(max(x / 6 + 1 / 2, 0), 1)` */
+const hardSwish: Lower = (g, x) => {
+  const gate = g.op("HardSigmoid", [x], x.dims, { alpha: float(1 / 6), beta: float(0.5) });
+  return g.op("Mul", [x, gate], x.dims);
+};
+
+/** The share of a normal distribution, with the mean and deviation of Mega's paper, that is below x. */
+const laplace: Lower = (g, x) => {
+  const centred = g.op("Sub", [x, g.constant([Math.SQRT1_2], [])], x.dims);
+  const scaled = g.op("Div", [centred, g.constant([0.282095 * Math.SQRT2], [])], x.dims);
+  const shifted = g.op("Add", [g.op("Erf", [scaled], x.dims), g.constant([1], [])], x.dims);
+  return g.op("Mul", [shifted, g.constant([0.5], [])], x.dims);
+};
+
 /** Diffusers' `act_fn` names. */
 const diffusersActivations: Record<string, Lower> = {
   silu: sigmoidLinear(1),
@@ -39,12 +64,26 @@ const diffusersActivations: Record<string, Lower> = {
   mish,
 };
 
-/** What `hidden_act` may name in a transformers config. */
+/**
+ * What `hidden_act` may name in a transformers config: all of its `ACT2FN` but three, of which two have weights (prelu,
+ * xielu) and one is a router's (sqrtsoftplus).
+ */
 const transformersActivations: Record<string, Lower> = {
   ...diffusersActivations,
   quick_gelu: sigmoidLinear(1.702),
+  gelu_python: gelu("none"),
+  gelu_10: clip(-10, 10, gelu("none")),
+  gelu_accurate: gelu("tanh"),
+  gelu_fast: gelu("tanh"),
   gelu_new: gelu("tanh"),
+  gelu_python_tanh: gelu("tanh"),
   gelu_pytorch_tanh: gelu("tanh"),
+  hardswish: hardSwish,
+  laplace,
+  leaky_relu: (g, x) => g.op("LeakyRelu", [x], x.dims, { alpha: float(0.01) }),
+  linear: (_, x) => x,
+  relu2,
+  relu6: clip(0, 6, unary("Relu")),
   sigmoid: unary("Sigmoid"),
   tanh: unary("Tanh"),
 };
@@ -63,7 +102,9 @@ export function checkActivation(
   field: string,
   family: "diffusers" | "transformers" = "diffusers",
 ): void {
-  if (typeof name === "string" && Object.hasOwn(families[family], name.toLowerCase())) return;
+  // Diffusers takes names in any case, transformers does not.
+  const key = family === "diffusers" ? String(name).toLowerCase() : name;
+  if (typeof name === "string" && Object.hasOwn(families[family], key)) return;
   const known = Object.keys(families[family]).join(", ");
   throw new UnsupportedModelError(`${className} has \`${field}\`: "${name}", which is not built. Known: ${known}.`, {
     className,

@@ -1,5 +1,5 @@
 import { ValueError } from "@diffusers-web/core";
-import type { GraphBuilder } from "../graph/builder.ts";
+import type { GraphBuilder, Value } from "../graph/builder.ts";
 import { type FeatureMap, mapDims } from "./layout.ts";
 
 /** Options of a convolution; numbers hold for both axes. */
@@ -10,9 +10,15 @@ export interface ConvOptions {
   readonly stride?: number;
   /** One number, or [top, left, bottom, right]. Default: what keeps the size. */
   readonly padding?: number | readonly [number, number, number, number];
+  /** Default true. */
+  readonly bias?: boolean;
+  /** How far apart the pixels are that a kernel sees. Default 1. */
+  readonly dilation?: number;
+  /** What `GraphBuilder.derived` made of the checkpoint's weight and bias, in their place. */
+  readonly derived?: { readonly weight: Value; readonly bias: Value | null };
 }
 
-/** A convolution with bias: `[batch, in, height, width]` to `[batch, out, height', width']`. */
+/** A convolution: `[batch, in, height, width]` to `[batch, out, height', width']`. */
 export function conv2d(
   g: GraphBuilder,
   x: FeatureMap,
@@ -23,33 +29,56 @@ export function conv2d(
   const kernel = options.kernel ?? 3;
   const stride = options.stride ?? 1;
   const padding = options.padding ?? Math.floor((kernel - 1) / 2);
+  const dilation = options.dilation ?? 1;
+  const extent = (kernel - 1) * dilation + 1;
   const pads = typeof padding === "number" ? [padding, padding, padding, padding] : padding;
   const [top, left, bottom, right] = pads as [number, number, number, number];
   const size = {
     batch: x.batch,
     channels: out,
-    height: Math.floor((x.height + top + bottom - kernel) / stride) + 1,
-    width: Math.floor((x.width + left + right - kernel) / stride) + 1,
+    height: Math.floor((x.height + top + bottom - extent) / stride) + 1,
+    width: Math.floor((x.width + left + right - extent) / stride) + 1,
   };
   if (size.height < 1 || size.width < 1) {
     throw new ValueError(
       `The sample is too small: at ${name} it has shrunk to ${x.height}x${x.width} (height x width). Use a larger one.`,
-      { found: `${x.height}x${x.width}`, expected: `at least ${kernel - top - bottom}x${kernel - left - right}` },
+      {
+        field: "sample",
+        found: `${x.height}x${x.width}`,
+        expected: `at least ${extent - top - bottom}x${extent - left - right}`,
+      },
     );
   }
-  const weight = g.weight(`${name}.weight`, [out, x.channels, kernel, kernel]);
-  const bias = g.weight(`${name}.bias`, [out]);
+  const { weight, bias } = options.derived ?? {
+    weight: g.weight(`${name}.weight`, [out, x.channels, kernel, kernel]),
+    bias: (options.bias ?? true) ? g.weight(`${name}.bias`, [out]) : null,
+  };
   const attributes = {
     kernel_shape: [kernel, kernel],
     strides: [stride, stride],
     pads,
-    dilations: [1, 1],
+    dilations: [dilation, dilation],
     group: 1,
   };
-  return {
-    ...size,
-    value: g.op("Conv", [x.value, weight, bias], mapDims(g, size), attributes, spatialDomain(g)),
-  };
+  const operands = [...aligned(g, x, weight), bias];
+  return { ...size, value: g.op("Conv", operands, mapDims(g, size), attributes, spatialDomain(g)) };
+}
+
+/**
+ * A convolution's data and weight, with channels of zeros where the WebGPU kernel would read wrong ones: it takes three at a
+ * time when their number is a multiple of three and not of four, and finds the first three only.
+ */
+function aligned(g: GraphBuilder, x: FeatureMap, weight: Value): [Value, Value] {
+  const [out, channels, height, width] = weight.dims as [number, number, number, number];
+  const isWrong =
+    g.target.layout === "nhwc" && channels > 3 && channels % 3 === 0 && channels % 4 !== 0 && out % 4 === 0;
+  if (!isWrong) return [x.value, weight];
+  const more = 4 - (channels % 4);
+  const dims = mapDims(g, { ...x, channels: channels + more });
+  return [
+    g.op("Pad", [x.value, g.integers([0, 0, 0, 0, 0, 0, 0, more])], dims),
+    g.op("Pad", [weight, g.integers([0, 0, 0, 0, 0, more, 0, 0])], [out, channels + more, height, width]),
+  ];
 }
 
 /** The mean of every 2x2 square; an odd last row or column is left out. */
@@ -57,6 +86,24 @@ export function averagePool2d(g: GraphBuilder, x: FeatureMap): FeatureMap {
   const size = { ...x, height: Math.floor(x.height / 2), width: Math.floor(x.width / 2) };
   const attributes = { kernel_shape: [2, 2], strides: [2, 2] };
   return { ...size, value: g.op("AveragePool", [x.value], mapDims(g, size), attributes, spatialDomain(g)) };
+}
+
+/** More pixels around a feature map, [top, left, bottom, right] of them: zeros, or copies of the edge's. */
+export function pad2d(
+  g: GraphBuilder,
+  x: FeatureMap,
+  pads: readonly [number, number, number, number],
+  mode: "constant" | "edge",
+): FeatureMap {
+  const [top, left, bottom, right] = pads;
+  if (pads.every((count) => count === 0)) return x;
+  const size = { ...x, height: x.height + top + bottom, width: x.width + left + right };
+  const [before, after] = [
+    { height: top, width: left },
+    { height: bottom, width: right },
+  ].map((side) => mapDims(g, { batch: 0, channels: 0, ...side })) as [readonly number[], readonly number[]];
+  const dims = mapDims(g, size);
+  return { ...size, value: g.op("Pad", [x.value, g.integers([...before, ...after])], dims, { mode }) };
 }
 
 /**
@@ -69,6 +116,7 @@ export function downsample2D(g: GraphBuilder, x: FeatureMap, name: string, paddi
   return conv2d(g, x, `${name}.conv`, x.channels, { stride: 2, padding: padding === 0 ? [0, 0, 1, 1] : padding });
 }
 
-function spatialDomain(g: GraphBuilder): { domain: "" | "com.ms.internal.nhwc" } {
+/** The domain of operators over height and width, whose kernels lie as the target's feature maps do. */
+export function spatialDomain(g: GraphBuilder): { domain: "" | "com.ms.internal.nhwc" } {
   return { domain: g.target.layout === "nhwc" ? "com.ms.internal.nhwc" : "" };
 }

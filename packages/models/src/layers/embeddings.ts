@@ -35,8 +35,18 @@ export function timestepSinusoid(
   return new Tensor("float32", data, [timesteps.length, dim]);
 }
 
+/** Options of {@link gaussianFourier}. */
+export interface GaussianFourierOptions {
+  /** Whether the logarithms of the levels are embedded. */
+  readonly log: boolean;
+  /** Whether the cosines stand before the sines. */
+  readonly flipSinToCos: boolean;
+  /** Whether the levels are float64, so that torch computes the angles in it. Default false. */
+  readonly isDouble?: boolean;
+}
+
 /**
- * Embedding of noise levels at random frequencies, in float32.
+ * Embedding of noise levels at random frequencies.
  *
  * @param weight the frequencies, which the checkpoint holds
  * @returns `[noise levels, 2 * weight.length]`
@@ -45,15 +55,16 @@ export function timestepSinusoid(
 export function gaussianFourier(
   levels: ArrayLike<number>,
   weight: Float32Array,
-  { log, flipSinToCos }: { log: boolean; flipSinToCos: boolean },
+  { log, flipSinToCos, isDouble = false }: GaussianFourierOptions,
 ): Tensor {
+  const round = isDouble ? (x: number) => x : fround;
   const half = weight.length;
   const data = new Float32Array(levels.length * half * 2);
   for (let n = 0; n < levels.length; n++) {
-    const level = fround(levels[n]!);
-    const x = log ? fround(Math.log(level)) : level;
+    const level = round(levels[n]!);
+    const x = log ? round(Math.log(level)) : level;
     for (let i = 0; i < half; i++) {
-      const angle = fround(fround(fround(x * weight[i]!) * 2) * fround(Math.PI));
+      const angle = round(round(round(x * weight[i]!) * 2) * round(Math.PI));
       const [first, second] = flipSinToCos ? [Math.cos(angle), Math.sin(angle)] : [Math.sin(angle), Math.cos(angle)];
       data[n * half * 2 + i] = first;
       data[n * half * 2 + half + i] = second;

@@ -77,20 +77,30 @@ export function tokensInput(g: GraphBuilder, name: string, dims: readonly number
 }
 
 /**
- * Two feature maps, one's channels after the other's.
+ * Two feature maps, one's channels after the other's; a second one without channels is nothing.
  *
  * @throws ValueError for different heights or widths.
  */
 export function concatChannels(g: GraphBuilder, a: FeatureMap, b: FeatureMap): FeatureMap {
+  if (b.channels === 0) return a;
   if (a.height !== b.height || a.width !== b.width) {
     throw new ValueError(
       `The sample's size does not survive the way down and up: feature maps of ${a.height}x${a.width} and ` +
         `${b.height}x${b.width} (height x width) meet. Use a height and width that are multiples of the model's downscale factor.`,
-      { found: `${a.height}x${a.width}`, expected: `${b.height}x${b.width}` },
+      { field: "sample", found: `${a.height}x${a.width}`, expected: `${b.height}x${b.width}` },
     );
   }
   const size = { ...a, channels: a.channels + b.channels };
   return { ...size, value: g.op("Concat", [a.value, b.value], mapDims(g, size), { axis: channelAxis(g) }) };
+}
+
+/** Two sequences, one after the other. */
+export function concatTokens(g: GraphBuilder, a: Tokens, b: Tokens): Tokens {
+  const { batch, channels } = a;
+  const length = a.length + b.length;
+  const sequences = [a, b].map((x) => g.reshape(x.value, [batch, x.length, channels]));
+  const joined = g.op("Concat", sequences, [batch, length, channels], { axis: 1 });
+  return { ...a, length, value: g.reshape(joined, [batch * length, channels]) };
 }
 
 /** The sum of two feature maps, or of two sequences, of the same size. */
@@ -108,4 +118,12 @@ export function divide<T extends FeatureMap | Tokens>(g: GraphBuilder, a: T, div
 export function affine(g: GraphBuilder, x: FeatureMap, factor: number, term: number): FeatureMap {
   const scaled = g.op("Mul", [x.value, g.constant([factor], [])], x.value.dims);
   return { ...x, value: g.op("Add", [scaled, g.constant([term], [])], x.value.dims) };
+}
+
+/** The mean of each channel over all pixels: a feature map of 1x1. Summed in float32, which holds it. */
+export function spatialMean(g: GraphBuilder, x: FeatureMap): FeatureMap {
+  const size = { ...x, height: 1, width: 1 };
+  const axes = g.integers(g.target.layout === "nhwc" ? [1, 2] : [2, 3]);
+  const mean = g.op("ReduceMean", [g.cast(x.value, "float32"), axes], mapDims(g, size), { keepdims: 1 });
+  return { ...size, value: g.cast(mean, x.value.type) };
 }

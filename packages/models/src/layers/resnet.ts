@@ -1,14 +1,18 @@
 import type { GraphBuilder, Value } from "../graph/builder.ts";
 import { activation } from "./activations.ts";
+import { blurDownsample2D, blurUpsample2D } from "./blur.ts";
 import { averagePool2d, conv2d } from "./conv.ts";
-import { add, channelDims, divide, type FeatureMap } from "./layout.ts";
+import { add, divide, type FeatureMap } from "./layout.ts";
 import { linear } from "./linear.ts";
-import { groupNorm } from "./norm.ts";
+import { groupNorm, scaleShift } from "./norm.ts";
+import { spatialNorm } from "./spatial_norm.ts";
 import { upsampleNearest } from "./upsampling.ts";
 
 /** What the residual blocks of one model have in common. */
 export interface ResnetOptions {
   readonly groups: number;
+  /** Groups of the second normalisation, where it has others. */
+  readonly groupsOut?: number;
   readonly eps: number;
   /** The activation's config name. */
   readonly act: string;
@@ -18,7 +22,21 @@ export interface ResnetOptions {
   readonly outputScaleFactor?: number;
   /** Whether the time embedding goes in without the activation. Default false. */
   readonly skipTimeAct?: boolean;
+  /** The quantised latents, where both normalisations are {@link spatialNorm}s of them: a decoder without time. */
+  readonly spatial?: FeatureMap;
+  /** Whether the residual goes through a 1x1 convolution. Default: where the channels change. */
+  readonly convShortcut?: boolean;
 }
+
+/** How a residual block resamples before its first convolution: by averages and nearest neighbours, or with a blur. */
+export type Resampling = "down" | "up" | "fir_down" | "fir_up";
+
+const resamplings: Record<Resampling, (g: GraphBuilder, x: FeatureMap) => FeatureMap> = {
+  down: averagePool2d,
+  up: (g, x) => upsampleNearest(g, x),
+  fir_down: (g, x) => blurDownsample2D(g, x, "zero"),
+  fir_up: (g, x) => blurUpsample2D(g, x, "zero"),
+};
 
 /**
  * Two convolutions with a residual connection.
@@ -26,7 +44,7 @@ export interface ResnetOptions {
  * @param temb the time embedding `[batch, dim]`; null where there is none
  * @param out the number of output channels
  * @param resample halves or doubles the size before the first convolution
- * @see Diffusers `ResnetBlock2D`
+ * @see Diffusers `ResnetBlock2D`, and `ResnetBlockCondNorm2D` with `time_embedding_norm="spatial"`
  */
 export function resnetBlock2D(
   g: GraphBuilder,
@@ -35,46 +53,39 @@ export function resnetBlock2D(
   name: string,
   out: number,
   options: ResnetOptions,
-  resample?: "down" | "up",
+  resample?: Resampling,
 ): FeatureMap {
-  const { groups, eps, act, timeScaleShift } = options;
+  const { groups, groupsOut = groups, eps, act, timeScaleShift, spatial } = options;
   let input = x;
-  let hidden = groupNorm(g, x, `${name}.norm1`, { groups, eps, activation: act });
+  let hidden =
+    spatial === undefined
+      ? groupNorm(g, x, `${name}.norm1`, { groups, eps, activation: act })
+      : spatialNorm(g, x, spatial, `${name}.norm1`, act);
   if (resample !== undefined) {
-    const resized = resample === "down" ? averagePool2d : upsampleNearest;
-    input = resized(g, input);
-    hidden = resized(g, hidden);
+    input = resamplings[resample](g, input);
+    hidden = resamplings[resample](g, hidden);
   }
   hidden = conv2d(g, hidden, `${name}.conv1`, out);
 
-  if (temb === null) {
-    hidden = groupNorm(g, hidden, `${name}.norm2`, { groups, eps, activation: act });
+  if (spatial !== undefined) {
+    hidden = spatialNorm(g, hidden, spatial, `${name}.norm2`, act);
+  } else if (temb === null) {
+    hidden = groupNorm(g, hidden, `${name}.norm2`, { groups: groupsOut, eps, activation: act });
   } else {
     const embedding = options.skipTimeAct ? temb : activation(g, temb, act);
     if (timeScaleShift === "default") {
       const shift = linear(g, embedding, `${name}.time_emb_proj`, out);
-      hidden = groupNorm(g, hidden, `${name}.norm2`, { groups, eps, activation: act, shift });
+      hidden = groupNorm(g, hidden, `${name}.norm2`, { groups: groupsOut, eps, activation: act, shift });
     } else {
       const projected = linear(g, embedding, `${name}.time_emb_proj`, 2 * out);
-      hidden = scaleShift(g, groupNorm(g, hidden, `${name}.norm2`, { groups, eps }), projected);
+      hidden = scaleShift(g, groupNorm(g, hidden, `${name}.norm2`, { groups: groupsOut, eps }), projected);
       hidden = { ...hidden, value: activation(g, hidden.value, act) };
     }
   }
   hidden = conv2d(g, hidden, `${name}.conv2`, out);
 
-  if (x.channels !== out) input = conv2d(g, input, `${name}.conv_shortcut`, out, { kernel: 1 });
+  if (options.convShortcut ?? x.channels !== out) {
+    input = conv2d(g, input, `${name}.conv_shortcut`, out, { kernel: 1 });
+  }
   return divide(g, add(g, hidden, input), options.outputScaleFactor ?? 1);
-}
-
-/** `x * (1 + scale) + shift`, with scale and shift the halves of `[batch, 2 * channels]`. */
-function scaleShift(g: GraphBuilder, x: FeatureMap, projected: Value): FeatureMap {
-  const halves = [
-    [x.batch, x.channels],
-    [x.batch, x.channels],
-  ];
-  const [scale, shift] = g.ops("Split", [projected], halves, { axis: 1, num_outputs: 2 }) as [Value, Value];
-  const dims = channelDims(g, x.batch, x.channels);
-  const factor = g.op("Add", [g.reshape(scale, dims), g.constant([1], [])], dims);
-  const scaled = g.op("Mul", [x.value, factor], x.value.dims);
-  return { ...x, value: g.op("Add", [scaled, g.reshape(shift, dims)], x.value.dims) };
 }

@@ -1,8 +1,28 @@
-import { type GraphBuilder, microsoft, type Value } from "../graph/builder.ts";
-import { attention } from "./attention.ts";
+import type { GraphBuilder, Value } from "../graph/builder.ts";
+import { attention, checkMask } from "./attention.ts";
+import { feedForward } from "./feed_forward.ts";
+import { gatedSelfAttentionDense } from "./gated_self_attention.ts";
 import { add, type FeatureMap, fromTokens, type Tokens, toTokens } from "./layout.ts";
-import { linear, tokensLinear } from "./linear.ts";
+import { tokensLinear } from "./linear.ts";
 import { groupNorm, layerNorm } from "./norm.ts";
+
+/** What the attentions of a model are told besides the text. */
+export interface AttentionConditions {
+  /** Added to the scores of each first attention (self-attention): `[batch, 1, 1, tokens]`. */
+  readonly mask?: Value | undefined;
+  /** Added to the scores of each second attention (to the text): `[batch, 1, 1, tokens]`. */
+  readonly contextMask?: Value | undefined;
+  /** The objects that `attention_type: "gated"` attends to; absent: its layers are skipped. */
+  readonly objects?: Tokens | undefined;
+  /** What the queries of the second attention `name` see in pictures (IP-Adapter), added to what they see in the text. */
+  readonly images?: ((query: Tokens, name: string, options: HeadOptions) => Tokens) | undefined;
+}
+
+/** The heads of an attention. */
+export interface HeadOptions {
+  readonly heads: number;
+  readonly upcast: boolean;
+}
 
 /** Options of {@link transformer2D}. */
 export interface Transformer2DOptions {
@@ -11,11 +31,12 @@ export interface Transformer2DOptions {
   /** How many transformer blocks. */
   readonly layers: number;
   readonly groups: number;
-  /** The text: `[batch * length, cross_attention_dim]`. */
-  readonly context: Tokens;
+  /** The text: `[batch * length, cross_attention_dim]`; absent: both attentions look at the pixels (AudioLDM). */
+  readonly context?: Tokens | undefined;
   /** Whether the first attention of a block looks at the text as well. */
   readonly onlyCrossAttention: boolean;
   readonly upcastAttention: boolean;
+  readonly conditions?: AttentionConditions | undefined;
 }
 
 /**
@@ -39,43 +60,33 @@ export function transformer2D(g: GraphBuilder, x: FeatureMap, name: string, opti
 
 /** @see Diffusers `BasicTransformerBlock` with `norm_type="layer_norm"` */
 function basicTransformerBlock(g: GraphBuilder, x: Tokens, name: string, options: Transformer2DOptions): Tokens {
-  const { heads, headDim, context, upcastAttention: upcast } = options;
+  const { heads, headDim, context, upcastAttention: upcast, conditions = {} } = options;
+  const { mask, contextMask, objects, images } = conditions;
   const first = options.onlyCrossAttention ? { context } : {};
 
+  // 1. self-attention
+  checkMask(mask, first.context ?? x, "attention_mask", `${name}.attn1`);
   let hidden = add(
     g,
-    attention(g, layerNorm(g, x, `${name}.norm1`), `${name}.attn1`, { heads, headDim, upcast, ...first }),
+    attention(g, layerNorm(g, x, `${name}.norm1`), `${name}.attn1`, { heads, headDim, upcast, mask, ...first }),
     x,
   );
+
+  // 2. GLIGEN
+  if (objects !== undefined) hidden = gatedSelfAttentionDense(g, hidden, objects, `${name}.fuser`, { heads, headDim });
+
+  // 3. cross-attention
+  checkMask(contextMask, context ?? hidden, "encoder_attention_mask", `${name}.attn2`);
   const crossed = attention(g, layerNorm(g, hidden, `${name}.norm2`), `${name}.attn2`, {
     heads,
     headDim,
     upcast,
     context,
+    mask: contextMask,
+    added: images && ((query) => images(query, `${name}.attn2`, { heads, upcast })),
   });
   hidden = add(g, crossed, hidden);
+
+  // 4. feed-forward
   return add(g, feedForward(g, layerNorm(g, hidden, `${name}.norm3`), `${name}.ff.net`), hidden);
-}
-
-/** @see Diffusers `FeedForward` with `activation_fn="geglu"` */
-function feedForward(g: GraphBuilder, x: Tokens, name: string): Tokens {
-  const inner = 4 * x.channels;
-  return { ...x, value: linear(g, geglu(g, x.value, `${name}.0.proj`, inner), `${name}.2`, x.channels) };
-}
-
-/** Half of a linear layer's outputs times the GELU of the other half. */
-function geglu(g: GraphBuilder, x: Value, name: string, out: number): Value {
-  const rows = x.dims[0]!;
-  if (g.target.fused.biasSplitGelu) {
-    const projected = linear(g, x, name, 2 * out, { bias: false });
-    const operands = [g.reshape(projected, [1, rows, 2 * out]), g.weight(`${name}.bias`, [2 * out])];
-    return g.reshape(g.op("BiasSplitGelu", operands, [1, rows, out], {}, microsoft), [rows, out]);
-  }
-  const projected = linear(g, x, name, 2 * out);
-  const halves = [
-    [rows, out],
-    [rows, out],
-  ];
-  const [hidden, gate] = g.ops("Split", [projected], halves, { axis: -1, num_outputs: 2 }) as [Value, Value];
-  return g.op("Mul", [hidden, g.op("Gelu", [gate], gate.dims, { approximate: "none" })], hidden.dims);
 }

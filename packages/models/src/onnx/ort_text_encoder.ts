@@ -6,12 +6,8 @@ import {
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/core";
-import {
-  type CLIPTextConfig,
-  CLIPTextModel,
-  type CLIPTextModelOutput,
-  type CLIPTextOptions,
-} from "../transformers/modeling_clip.ts";
+import type { CLIPTextConfig } from "../transformers/clip_text.ts";
+import { CLIPTextModel, type CLIPTextModelOutput, type CLIPTextOptions } from "../transformers/modeling_clip_text.ts";
 import type { OnnxFile } from "./onnx_file.ts";
 import { OnnxModel } from "./onnx_model.ts";
 import type { OnnxParts } from "./onnx_parts.ts";

@@ -2,17 +2,11 @@ import { type DataType, Tensor, ValueError } from "@diffusers-web/core";
 import type { GraphBuilder, Value } from "../graph/builder.ts";
 import { activation } from "../layers/activations.ts";
 import { gaussianFourier, timestepEmbedding, timestepSinusoid } from "../layers/embeddings.ts";
+import type { FeatureMap } from "../layers/layout.ts";
 import { linear } from "../layers/linear.ts";
-import { type Dims, perItem, type Timestep, tableRows } from "./inputs.ts";
+import { AddedConditioning, type AddedConditions, type SharedInputs } from "./added_conditioning.ts";
+import { type Dims, itemRows, perItem, type Timestep, tableRows } from "./inputs.ts";
 import type { UNet2DConditionModelConfig } from "./unet_2d_condition_config.ts";
-
-/** What `addition_embed_type: "text_time"` adds to the time embedding. */
-export interface AddedConditions {
-  /** The pooled text, `[batch, dim]`. */
-  readonly text_embeds: Tensor;
-  /** Original size, crop and target size, `[batch, 6]`. */
-  readonly time_ids: Tensor<DataType>;
-}
 
 /** What the time embedding of a UNet2DConditionModel is made of. */
 export interface TimeConditions {
@@ -30,35 +24,50 @@ export class TimeConditioning {
   // Small tensors of the checkpoint that are used in TypeScript; `embed` reads them.
   private fourierWeight: Float32Array = new Float32Array(0);
   private classTable: Float32Array = new Float32Array(0);
+  private readonly added: AddedConditioning;
 
-  constructor(private readonly config: Readonly<UNet2DConditionModelConfig>) {}
+  /**
+   * @param className for errors
+   * @param classAct the activation inside `class_embed_type: "timestep"`: a ControlNetModel's is always SiLU
+   */
+  constructor(
+    private readonly config: Readonly<UNet2DConditionModelConfig>,
+    private readonly className: string = "UNet2DConditionModel",
+    private readonly classAct: string = config.act_fn,
+  ) {
+    this.added = new AddedConditioning(config, className);
+  }
 
   /** The graph's inputs for one call, by name. */
   feeds(conditions: TimeConditions, batch: number): Record<string, Tensor> {
+    const { timestep, class_labels, timestep_cond, added_cond_kwargs } = conditions;
     const feeds: Record<string, Tensor> = {
-      time_proj: this.timeProjection(perItem(conditions.timestep, batch, "timestep")),
+      time_proj: this.timeProjection(timestep, perItem(timestep, batch, "timestep")),
     };
-    const labels = this.classFeed(conditions.class_labels, batch);
+    const labels = this.classFeed(class_labels ?? undefined, batch);
     if (labels !== undefined) feeds["class_labels"] = labels;
-    if (conditions.timestep_cond !== undefined) feeds["timestep_cond"] = this.guidanceFeed(conditions.timestep_cond);
-    const added = this.addedFeed(conditions.added_cond_kwargs, batch);
-    if (added !== undefined) feeds["add_embeds"] = added;
-    return feeds;
+    // Python's None is a null here.
+    if (timestep_cond !== undefined && timestep_cond !== null)
+      feeds["timestep_cond"] = this.guidanceFeed(timestep_cond, batch);
+    return { ...feeds, ...this.added.feeds(added_cond_kwargs, batch) };
   }
 
-  /** The dims of all inputs that there may be, for a batch of one. */
-  inputDims(): Record<string, readonly number[]> {
-    const { time_cond_proj_dim, addition_embed_type, projection_class_embeddings_input_dim } = this.config;
+  /** The dims of all inputs that there may be, for one sample of the given size. */
+  inputDims(height = 1, width = 1): Record<string, readonly number[]> {
+    const { time_cond_proj_dim } = this.config;
     const dims: Record<string, readonly number[]> = { time_proj: [1, this.projectionDim] };
     const classes = this.classFeedDim;
     if (classes !== undefined) dims["class_labels"] = [1, classes];
     if (time_cond_proj_dim !== null) dims["timestep_cond"] = [1, time_cond_proj_dim];
-    if (addition_embed_type !== null) dims["add_embeds"] = [1, projection_class_embeddings_input_dim!];
-    return dims;
+    return { ...dims, ...this.added.inputDims(height, width) };
   }
 
-  /** Emits the time embedding `[batch, dim]` from the inputs that `dims` has. */
-  embed(g: GraphBuilder, dims: Dims): Value {
+  /**
+   * Emits the time embedding `[batch, dim]` from the inputs that `dims` has.
+   *
+   * @param shared the text and the image, for an `addition_embed_type` that reads them
+   */
+  embed(g: GraphBuilder, dims: Dims, shared: SharedInputs = {}): Value {
     const config = this.config;
     const dim = this.embeddingDim;
     if (config.time_embedding_type === "fourier") this.fourierWeight = g.read("time_proj.weight", [dim / 2]);
@@ -74,18 +83,21 @@ export class TimeConditioning {
         ? g.op("Concat", [emb, labels], [emb.dims[0]!, 2 * dim], { axis: 1 })
         : g.op("Add", [emb, labels], emb.dims);
     }
-    if (dims["add_embeds"] !== undefined) {
-      const added = timestepEmbedding(g, g.input("add_embeds", dims["add_embeds"]), "add_embedding", dim);
-      emb = g.op("Add", [emb, added], emb.dims);
-    }
+    const added = this.added.embed(g, dims, shared, dim);
+    if (added !== undefined) emb = g.op("Add", [emb, added], emb.dims);
     return config.time_embedding_act_fn === null ? emb : activation(g, emb, config.time_embedding_act_fn);
   }
 
+  /** Emits what `addition_embed_type: "image_hint"` lays beside the sample; undefined for other types. */
+  hint(g: GraphBuilder, dims: Dims, sample: FeatureMap): FeatureMap | undefined {
+    return this.added.hint(g, dims, sample);
+  }
+
   private classEmbedding(g: GraphBuilder, labels: Value, dim: number): Value {
-    const { class_embed_type, num_class_embeds, act_fn } = this.config;
+    const { class_embed_type, num_class_embeds } = this.config;
     switch (class_embed_type) {
       case "timestep":
-        return timestepEmbedding(g, labels, "class_embedding", dim, { act: act_fn });
+        return timestepEmbedding(g, labels, "class_embedding", dim, { act: this.classAct });
       case "projection":
         return timestepEmbedding(g, labels, "class_embedding", dim);
       case "simple_projection":
@@ -108,10 +120,12 @@ export class TimeConditioning {
     return this.config.time_embedding_type === "fourier" ? this.embeddingDim : this.config.block_out_channels[0]!;
   }
 
-  private timeProjection(timesteps: readonly number[]): Tensor {
+  private timeProjection(given: Timestep, timesteps: readonly number[]): Tensor {
     const { time_embedding_type, flip_sin_to_cos: flipSinToCos, freq_shift } = this.config;
     if (time_embedding_type === "fourier") {
-      return gaussianFourier(timesteps, this.fourierWeight, { log: false, flipSinToCos });
+      // A Python float is a float64 there, an integer is not.
+      const isDouble = typeof given === "number" ? !Number.isInteger(given) : given.type === "float64";
+      return gaussianFourier(timesteps, this.fourierWeight, { log: false, flipSinToCos, isDouble });
     }
     return timestepSinusoid(timesteps, this.projectionDim, flipSinToCos, freq_shift);
   }
@@ -128,56 +142,45 @@ export class TimeConditioning {
   private classFeed(labels: Tensor<DataType> | undefined, batch: number): Tensor | undefined {
     const { class_embed_type, num_class_embeds } = this.config;
     const dim = this.classFeedDim;
-    if (dim === undefined) return undefined;
-    if (labels === undefined) {
-      throw new ValueError("`class_labels` should be provided: this UNet2DConditionModel has class embeddings.", {
+    if (dim === undefined) {
+      if (labels === undefined) return undefined;
+      throw new ValueError(`\`class_labels\` were given, but this ${this.className} has no class embeddings.`, {
+        className: this.className,
         field: "class_labels",
-        found: "undefined",
-        expected: "a Tensor",
+        found: "a Tensor",
+        expected: "undefined",
       });
     }
-    if (class_embed_type === "timestep") return this.timeProjection(perItem(labels, batch, "class_labels"));
+    if (!(labels instanceof Tensor)) {
+      throw new ValueError(
+        `\`class_labels\` should be provided, a Tensor: this ${this.className} has class embeddings, but they are ${labels}.`,
+        { className: this.className, field: "class_labels", found: String(labels), expected: "a Tensor" },
+      );
+    }
+    if (this.config.class_embeddings_concat && labels.dims[0] !== batch) {
+      throw new ValueError(
+        `\`class_labels\` has dims [${labels.dims}], but with \`class_embeddings_concat\` there has to be one for each of ` +
+          `the ${batch} items.`,
+        { className: this.className, field: "class_labels", found: `[${labels.dims}]`, expected: `${batch} rows` },
+      );
+    }
+    if (class_embed_type === "timestep") return this.timeProjection(labels, perItem(labels, batch, "class_labels"));
     if (class_embed_type === null) {
       return tableRows(this.classTable, perItem(labels, batch, "class_labels"), num_class_embeds!, dim);
     }
-    return checkDims(labels.to("float32"), [batch, dim], "class_labels");
+    return itemRows(labels, batch, dim, "class_labels", this.className);
   }
 
-  private guidanceFeed(condition: Tensor): Tensor {
+  private guidanceFeed(condition: Tensor, batch: number): Tensor {
     const { time_cond_proj_dim } = this.config;
     if (time_cond_proj_dim === null) {
-      throw new ValueError("`timestep_cond` was given, but this UNet2DConditionModel has no `time_cond_proj_dim`.", {
+      throw new ValueError(`\`timestep_cond\` was given, but this ${this.className} has no \`time_cond_proj_dim\`.`, {
+        className: this.className,
         field: "timestep_cond",
         found: "a Tensor",
         expected: "undefined",
       });
     }
-    return checkDims(condition, [condition.dims[0] ?? 0, time_cond_proj_dim], "timestep_cond");
+    return itemRows(condition, batch, time_cond_proj_dim, "timestep_cond", this.className);
   }
-
-  private addedFeed(added: AddedConditions | undefined, batch: number): Tensor | undefined {
-    const { addition_embed_type, addition_time_embed_dim, flip_sin_to_cos, freq_shift } = this.config;
-    if (addition_embed_type === null) return undefined;
-    for (const field of ["text_embeds", "time_ids"] as const) {
-      if (added?.[field] !== undefined) continue;
-      throw new ValueError(
-        `This UNet2DConditionModel has \`addition_embed_type\` "text_time": \`added_cond_kwargs\` needs \`${field}\`.`,
-        { field: `added_cond_kwargs.${field}`, found: "undefined", expected: "a Tensor" },
-      );
-    }
-    const { text_embeds, time_ids } = added!;
-    const ids = Array.from(time_ids.to("float32").data);
-    const times = timestepSinusoid(ids, addition_time_embed_dim!, flip_sin_to_cos, freq_shift);
-    const columns = Tensor.cat([text_embeds, times.reshape(batch, -1)], 1);
-    return checkDims(columns, [batch, this.config.projection_class_embeddings_input_dim!], "added_cond_kwargs");
-  }
-}
-
-function checkDims(tensor: Tensor, dims: readonly number[], name: string): Tensor {
-  if (String(tensor.dims) === String(dims)) return tensor;
-  throw new ValueError(`\`${name}\` has dims [${tensor.dims}], but [${dims}] is expected.`, {
-    field: name,
-    found: `[${tensor.dims}]`,
-    expected: `[${dims}]`,
-  });
 }

@@ -1,29 +1,41 @@
 import { checkOptions, type DataType, type Tensor, ValueError } from "@diffusers-web/core";
 import { perBlock } from "../config_checks.ts";
-import type { GraphBuilder } from "../graph/builder.ts";
+import type { AttentionSlice, GraphBuilder } from "../graph/builder.ts";
+import type { WeightSource } from "../graph/types.ts";
 import { conv2d } from "../layers/conv.ts";
-import { add, affine, mapInput, mapOutput, tokensInput } from "../layers/layout.ts";
-import { tokensLinear } from "../layers/linear.ts";
+import { add, affine, concatChannels, mapInput, mapOutput } from "../layers/layout.ts";
 import { groupNorm } from "../layers/norm.ts";
 import { ModelMixin } from "../modeling_utils.ts";
+import { type AddedConditions, imageInput } from "./added_conditioning.ts";
+import { AttentionConditioning, type AttentionOptionsOfCall, attentionOptionNames } from "./attention_conditions.ts";
 import { blockNamed, upBlocks } from "./blocks/index.ts";
 import { blockOptions, conditionDown, conditionMid, resnetOptions } from "./condition_path.ts";
 import { checkSample, type Dims, dimsOf, type Timestep } from "./inputs.ts";
-import { type AdditionalResiduals, checkResiduals, residualFeeds, residualInputs } from "./residuals.ts";
-import { type AddedConditions, TimeConditioning } from "./time_conditioning.ts";
+import type { IPScale, IPScaleConfig } from "./ip_adapter_scales.ts";
+import { type AdditionalResiduals, checkNoneLeft, checkResiduals, residualFeeds, residualInputs } from "./residuals.ts";
+import { TextConditioning } from "./text_conditioning.ts";
+import { TimeConditioning } from "./time_conditioning.ts";
 import {
   checkUNet2DConditionConfig,
   type UNet2DConditionModelConfig,
   unet2DConditionDefaults,
 } from "./unet_2d_condition_config.ts";
+import {
+  type BuildOptions,
+  checkAttentionSlice,
+  checkFreeU,
+  type FreeUFactors,
+  freeUOf,
+  plainBuild,
+} from "./unet_options.ts";
 
 /** What a {@link UNet2DConditionModel} may be told besides sample, timestep and text. */
-export interface UNet2DConditionOptions extends AdditionalResiduals {
+export interface UNet2DConditionOptions extends AdditionalResiduals, AttentionOptionsOfCall {
   /** What `class_embed_type` wants: class numbers or timesteps `[batch]`, or embeddings `[batch, dim]`. */
   readonly class_labels?: Tensor<DataType> | undefined;
   /** The guidance embedding of latent consistency models, `[batch, time_cond_proj_dim]`. */
   readonly timestep_cond?: Tensor | undefined;
-  /** For `addition_embed_type: "text_time"`. */
+  /** What `addition_embed_type` and `encoder_hid_dim_type` want besides. */
   readonly added_cond_kwargs?: AddedConditions | undefined;
 }
 
@@ -34,6 +46,7 @@ const optionNames = [
   "down_block_additional_residuals",
   "mid_block_additional_residual",
   "down_intrablock_additional_residuals",
+  ...attentionOptionNames,
 ] as const;
 
 /** What a {@link UNet2DConditionModel} gives. */
@@ -47,7 +60,7 @@ export interface UNet2DConditionModel {
   (
     sample: Tensor,
     timestep: Timestep,
-    encoder_hidden_states: Tensor,
+    encoder_hidden_states: Tensor | null,
     options?: UNet2DConditionOptions,
   ): Promise<UNet2DConditionOutput>;
 }
@@ -62,55 +75,149 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
   static override readonly config_defaults: UNet2DConditionModelConfig = unet2DConditionDefaults;
 
   private readonly time: TimeConditioning;
+  private readonly text: TextConditioning;
+  private readonly attention: AttentionConditioning;
+  private freeu: FreeUFactors | null = null;
+  private attentionSlice: AttentionSlice | null = null;
 
   /** @throws UnsupportedModelError for a config field whose value is not built, naming it. */
   constructor(config: Partial<UNet2DConditionModelConfig> = {}) {
     super(config);
     checkUNet2DConditionConfig(this.config);
-    this.time = new TimeConditioning(this.config);
+    const { encoder_hid_dim, encoder_hid_dim_type } = this.config;
+    // As in Diffusers, which writes it into the config too.
+    if (encoder_hid_dim !== null && encoder_hid_dim_type === null) {
+      this.register_to_config({ encoder_hid_dim_type: "text_proj" });
+    }
+    this.time = new TimeConditioning(this.config, "UNet2DConditionModel");
+    this.text = new TextConditioning(this.config, "UNet2DConditionModel");
+    this.attention = new AttentionConditioning(this.config);
   }
 
   /**
    * @param sample noisy latents `[batch, in_channels, height, width]`
    * @param timestep one for the batch, or `[batch]`
-   * @param encoder_hidden_states the text `[batch, length, cross_attention_dim]`
+   * @param encoder_hidden_states the text `[batch, length, cross_attention_dim]` (`encoder_hid_dim` where there is one); null
+   * for a model that does not read it
    * @throws ValueError for tensors that do not fit the config or each other.
    */
   override async forward(
     sample: Tensor,
     timestep: Timestep,
-    encoder_hidden_states: Tensor,
+    encoder_hidden_states: Tensor | null,
     options: UNet2DConditionOptions = {},
   ): Promise<UNet2DConditionOutput> {
     checkOptions("UNet2DConditionModel", options, optionNames);
-    checkSample(sample, this.config.in_channels, "UNet2DConditionModel");
+    checkSample(sample, this.sampleChannels, "UNet2DConditionModel");
     const batch = sample.dims[0]!;
-    this.checkText(encoder_hidden_states, batch);
     const feeds = {
       sample,
-      encoder_hidden_states,
+      ...this.text.feeds(encoder_hidden_states, batch),
       ...this.time.feeds({ timestep, ...options }, batch),
+      ...this.attention.feeds(options, options.added_cond_kwargs?.image_embeds, sample),
       ...residualFeeds(options),
     };
     const dims = dimsOf(feeds);
-    const session = await this.session("forward", dims, (g) => this.build(g, dims));
+    const { freeu, attentionSlice } = this;
+    const shape = { dims, freeu, attentionSlice, adapters: this.attention.adapters.version };
+    const session = await this.session("forward", shape, (g) => this.build(g, dims, { freeu, attentionSlice }));
     const outputs = await session.run(feeds);
     return { sample: outputs["out_sample"]! };
   }
 
+  /**
+   * Strengthens the backbone and weakens the low frequencies of what is kept on the way down, in the first two blocks on the
+   * way up: better pictures of the same model.
+   *
+   * @param s1 factor of the low frequencies in the first block
+   * @param s2 the same in the second block
+   * @param b1 factor of the backbone's features in the first block
+   * @param b2 the same in the second block
+   * @throws ValueError for what is no number.
+   * @see Diffusers `UNet2DConditionModel.enable_freeu`
+   */
+  enable_freeu(s1: number, s2: number, b1: number, b2: number): void {
+    this.freeu = checkFreeU({ s1, s2, b1, b2 });
+  }
+
+  /** @see Diffusers `UNet2DConditionModel.disable_freeu` */
+  disable_freeu(): void {
+    this.freeu = null;
+  }
+
+  /**
+   * Computes attention in steps, each of some heads of one picture: less memory, the same output. The engine's fused
+   * attention is divided only where its scores would be large.
+   *
+   * @param slice_size "auto": half of the heads at a time; "max": one at a time; or how many; null: all at once again
+   * @throws ValueError for a number above the heads of one of the attentions.
+   * @see Diffusers `UNet2DConditionModel.set_attention_slice`
+   */
+  set_attention_slice(slice_size: AttentionSlice | null = "auto"): void {
+    this.attentionSlice = checkAttentionSlice(slice_size, this.config);
+  }
+
+  /**
+   * Gives the model IP-Adapters, so that it sees the pictures of `added_cond_kwargs.image_embeds`, and takes away those it
+   * had. All scales are 1 then.
+   *
+   * @param adapters the weights of each, under the names of an adapter's file: `image_proj.*` and `ip_adapter.1.to_k_ip.weight`
+   * and so on. They have to stay open as long as the model has them. An empty list takes all away.
+   * @throws UnsupportedModelError for a UNet whose attention takes no adapter, for an IP-Adapter FaceID Plus, and for one with
+   * a LoRA in its file.
+   * @throws WeightsMismatchError for weights that are not this UNet's.
+   * @see Diffusers `UNet2DConditionLoadersMixin._load_ip_adapter_weights`
+   */
+  set_ip_adapters(adapters: readonly WeightSource[]): void {
+    this.attention.adapters.set(adapters);
+  }
+
+  /** How many IP-Adapters the model has. */
+  get num_ip_adapters(): number {
+    return this.attention.adapters.count;
+  }
+
+  /**
+   * Sets how much the pictures count. It is an input of the graph: nothing is built anew.
+   *
+   * @param scale a number, or scales of parts such as `{ up: { block_0: [0, 1, 0] } }` (what is not named gets 0), or a list
+   * with one of these for each adapter; there, a list of numbers has a scale for each masked picture
+   * @throws ValueError for another number of scales than adapters, and for a part that the UNet does not have.
+   * @see Diffusers `IPAdapterMixin.set_ip_adapter_scale`
+   */
+  set_ip_adapter_scale(scale: number | IPScaleConfig | readonly (IPScale | IPScaleConfig)[]): void {
+    this.attention.adapters.setScale(scale);
+  }
+
   protected override check(build: (emit: (g: GraphBuilder) => void) => void): void {
-    const { in_channels, down_block_types } = this.config;
-    const size = 2 ** (down_block_types.length - 1);
-    const dims = {
-      sample: [1, in_channels, size, size],
-      encoder_hidden_states: [1, 1, this.textDim],
-      ...this.time.inputDims(),
+    // K-blocks mirror the edge at the lowest level, which takes two pixels.
+    const least = 2 ** this.config.down_block_types.length;
+    const emit = (size: number): void => {
+      const dims = {
+        sample: [1, this.sampleChannels, size, size],
+        ...this.text.inputDims(),
+        ...this.time.inputDims(size, size),
+        ...this.attention.inputDims(),
+      };
+      build((g) => this.build(g, dims));
     };
-    build((g) => this.build(g, dims));
+    // An even kernel and a wide padding lead back to few sizes only: the smallest of them is looked for.
+    let first: unknown;
+    for (let size = least; size < 3 * least; size++) {
+      try {
+        emit(size);
+        return;
+      } catch (error) {
+        if (!(error instanceof ValueError && error.details.field === "sample")) throw error;
+        first ??= error;
+      }
+    }
+    throw first;
   }
 
   /** Emits the graph for inputs of the given dims. */
-  private build(g: GraphBuilder, dims: Dims): void {
+  private build(g: GraphBuilder, dims: Dims, { freeu, attentionSlice }: BuildOptions = plainBuild): void {
+    g.attentionSlice = attentionSlice;
     const config = this.config;
     const blocks = config.down_block_types;
     const last = blocks.length - 1;
@@ -120,15 +227,17 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
     if (config.center_input_sample) sample = affine(g, sample, 2, -1);
 
     // 1. time
-    const temb = this.time.embed(g, dims);
-    let context = tokensInput(g, "encoder_hidden_states", dims["encoder_hidden_states"]!);
-    if (config.encoder_hid_dim !== null) context = tokensLinear(g, context, "encoder_hid_proj", this.crossAttentionDim);
+    const shared = { text: this.text.input(g, dims), image: imageInput(g, dims) };
+    const temb = this.time.embed(g, dims, shared);
+    const context = this.text.context(g, shared);
 
     // 2. pre-process
+    const hint = this.time.hint(g, dims, sample);
+    if (hint !== undefined) sample = concatChannels(g, sample, hint);
     sample = conv2d(g, sample, "conv_in", config.block_out_channels[0]!, { kernel: config.conv_in_kernel });
 
     // 3. down
-    const conditions = { temb, context };
+    const conditions = { temb, context, attention: this.attention.emit(g, dims) };
     const adapters = residualInputs(g, "intrablock", dims);
     const down = conditionDown(g, sample, config, conditions, adapters);
     const { kept } = down;
@@ -140,6 +249,7 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
 
     // 4. mid
     sample = conditionMid(g, down.hidden, config, conditions, adapters);
+    checkNoneLeft(adapters);
     for (const residual of residualInputs(g, "mid", dims)) {
       checkResiduals([residual], [sample], "mid_block_additional_residual");
       sample = add(g, sample, residual);
@@ -150,6 +260,8 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
     const heads = perBlock(config.attention_head_dim, blocks);
     const transformers = perBlock<number | readonly number[]>(config.transformer_layers_per_block, blocks);
     const upTransformers = config.reverse_transformer_layers_per_block ?? [...transformers].reverse();
+    // Diffusers passes the sizes to reach only when doubling does not lead back to the sample's.
+    const isOdd = [dims["sample"]![2]!, dims["sample"]![3]!].some((size) => size % 2 ** last !== 0);
     config.up_block_types.forEach((type, i) => {
       const level = last - i;
       const count = layers[level]! + 1;
@@ -158,36 +270,24 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
         // The one list that Diffusers does not reverse on the way up.
         attentionHeadDim: heads[i]!,
         addUpsample: i < last,
+        next: config.block_out_channels[Math.max(level - 1, 0)]!,
         upsampleType: "conv",
-        upsampleSize: kept[kept.length - count - 1],
+        upsampleSize: isOdd ? kept[kept.length - count - 1] : undefined,
+        freeU: freeUOf(freeu, i),
       });
     });
 
     // 6. post-process
-    sample = groupNorm(g, sample, "conv_norm_out", { ...resnetOptions(config), activation: config.act_fn });
+    if (config.norm_num_groups !== null) {
+      sample = groupNorm(g, sample, "conv_norm_out", { ...resnetOptions(config), activation: config.act_fn });
+    }
     sample = conv2d(g, sample, "conv_out", config.out_channels, { kernel: config.conv_out_kernel });
     mapOutput(g, "out_sample", sample);
   }
 
-  private get crossAttentionDim(): number {
-    return perBlock(this.config.cross_attention_dim, this.config.down_block_types)[0]!;
-  }
-
-  private get textDim(): number {
-    return this.config.encoder_hid_dim ?? this.crossAttentionDim;
-  }
-
-  private checkText(text: Tensor, batch: number): void {
-    if (text.dims.length === 3 && text.dims[0] === batch && text.dims[2] === this.textDim && text.size > 0) return;
-    const expected = `[${batch}, length, ${this.textDim}]`;
-    throw new ValueError(
-      `UNet2DConditionModel takes \`encoder_hidden_states\` of dims ${expected}, but got [${text.dims}].`,
-      {
-        className: "UNet2DConditionModel",
-        field: "encoder_hidden_states",
-        found: `[${text.dims}]`,
-        expected,
-      },
-    );
+  /** Channels of `sample`: a hint's four are laid beside them. */
+  private get sampleChannels(): number {
+    const { in_channels, addition_embed_type } = this.config;
+    return addition_embed_type === "image_hint" ? in_channels - 4 : in_channels;
   }
 }

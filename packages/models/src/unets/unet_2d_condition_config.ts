@@ -1,7 +1,9 @@
 import { configDefaults, float, ValueError } from "@diffusers-web/core";
-import { checkLength, checkValue } from "../config_checks.ts";
+import { checkValue } from "../config_checks.ts";
 import { checkActivation } from "../layers/activations.ts";
-import { checkBlocks } from "./blocks/index.ts";
+import { checkBlockNeeds, checkTextNorm } from "./block_checks.ts";
+import { checkBlocks, downBlocks, upBlocks } from "./blocks/index.ts";
+import { checkDependencies, checkLists, checkTypes } from "./unet_2d_condition_checks.ts";
 
 /** The config of a {@link UNet2DConditionModel}: the arguments of Diffusers' `__init__`, under their names. */
 export interface UNet2DConditionModelConfig {
@@ -14,11 +16,11 @@ export interface UNet2DConditionModelConfig {
   /** Whether the timestep's cosines stand before its sines. */
   flip_sin_to_cos: boolean;
   freq_shift: number;
-  /** DownBlock2D, CrossAttnDownBlock2D, AttnDownBlock2D or ResnetDownsampleBlock2D each. */
+  /** DownBlock2D, CrossAttnDownBlock2D, AttnDownBlock2D, ResnetDownsampleBlock2D, SimpleCrossAttnDownBlock2D, KDownBlock2D or KCrossAttnDownBlock2D each. */
   down_block_types: readonly string[];
-  /** UNetMidBlock2DCrossAttn, UNetMidBlock2D (one residual block), or null for none. */
+  /** UNetMidBlock2DCrossAttn, UNetMidBlock2DSimpleCrossAttn, UNetMidBlock2D (one residual block), or null for none. */
   mid_block_type: string | null;
-  /** UpBlock2D, CrossAttnUpBlock2D, AttnUpBlock2D or ResnetUpsampleBlock2D each. */
+  /** UpBlock2D, CrossAttnUpBlock2D, AttnUpBlock2D, ResnetUpsampleBlock2D, SimpleCrossAttnUpBlock2D, KUpBlock2D or KCrossAttnUpBlock2D each. */
   up_block_types: readonly string[];
   /** Whether transformers look at the text in both attentions; one value or one per block. */
   only_cross_attention: boolean | readonly boolean[];
@@ -31,6 +33,7 @@ export interface UNet2DConditionModelConfig {
   dropout: number;
   /** silu, swish, mish, gelu or relu. */
   act_fn: string;
+  /** null: only with K-blocks, which have groups of their own. */
   norm_num_groups: number | null;
   norm_eps: number;
   /** Channels of the text's tokens; one value or one per block. */
@@ -39,8 +42,12 @@ export interface UNet2DConditionModelConfig {
   transformer_layers_per_block: number | readonly (number | readonly number[])[];
   /** The same for the way up, where it is not the reverse. */
   reverse_transformer_layers_per_block: readonly (number | readonly number[])[] | null;
+  /** Channels of the text, or with image_proj of the image, where they are projected to `cross_attention_dim`. */
   encoder_hid_dim: number | null;
-  /** null or text_proj: a linear layer over the text. */
+  /**
+   * null, text_proj (a linear layer over the text; the default where there is an `encoder_hid_dim`), text_image_proj (an
+   * image's embedding becomes tokens before the text's) or image_proj (in place of them).
+   */
   encoder_hid_dim_type: string | null;
   /** The NUMBER of heads (a misnomer that checkpoints keep); one value or one per block. */
   attention_head_dim: number | readonly number[];
@@ -51,7 +58,7 @@ export interface UNet2DConditionModelConfig {
   use_linear_projection: boolean;
   /** null, timestep, identity, projection or simple_projection. */
   class_embed_type: string | null;
-  /** null or text_time (Stable Diffusion XL). */
+  /** What is added to the time embedding: null, text, text_time (Stable Diffusion XL), text_image, image or image_hint (Kandinsky). */
   addition_embed_type: string | null;
   addition_time_embed_dim: number | null;
   num_class_embeds: number | null;
@@ -71,14 +78,15 @@ export interface UNet2DConditionModelConfig {
   conv_in_kernel: number;
   conv_out_kernel: number;
   projection_class_embeddings_input_dim: number | null;
+  /** "default", or "gated" and "gated-text-image" for pictures grounded on boxes (GLIGEN). */
   attention_type: string;
   /** Whether class embeddings stand beside the time embedding instead of being added. */
   class_embeddings_concat: boolean;
-  /** Read by blocks that are not built. */
+  /** Whether UNetMidBlock2DSimpleCrossAttn looks at the text only; null: as `only_cross_attention`, where that is one value. */
   mid_block_only_cross_attention: boolean | null;
-  /** Read by blocks that are not built. */
+  /** How SimpleCrossAttn blocks normalise the text: null, layer_norm or group_norm. */
   cross_attention_norm: string | null;
-  /** Read by an `addition_embed_type` that is not built. */
+  /** Heads of `addition_embed_type` text, which pools the text with an attention. */
   addition_embed_type_num_heads: number;
 }
 
@@ -134,8 +142,7 @@ export const unet2DConditionDefaults: UNet2DConditionModelConfig = configDefault
 });
 
 const name = "UNet2DConditionModel";
-const downBlockNames = ["DownBlock2D", "CrossAttnDownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"];
-const upBlockNames = ["UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"];
+const midBlockNames = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2D", null];
 
 /**
  * Checks a config before anything is built from it.
@@ -151,9 +158,10 @@ export function checkUNet2DConditionConfig(config: Readonly<UNet2DConditionModel
       { className: name, field: "num_attention_heads", found: String(config.num_attention_heads), expected: "null" },
     );
   }
-  checkBlocks(config.down_block_types, downBlockNames, name, "down_block_types");
-  checkBlocks(config.up_block_types, upBlockNames, name, "up_block_types");
-  checkValue(name, "mid_block_type", config.mid_block_type, ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D", null]);
+  checkTypes(config);
+  checkBlocks(config.down_block_types, Object.keys(downBlocks), name, "down_block_types");
+  checkBlocks(config.up_block_types, Object.keys(upBlocks), name, "up_block_types");
+  checkValue(name, "mid_block_type", config.mid_block_type, midBlockNames);
   checkLists(config);
 
   checkActivation(config.act_fn, name, "act_fn");
@@ -161,7 +169,8 @@ export function checkUNet2DConditionConfig(config: Readonly<UNet2DConditionModel
     const value = config[field];
     if (value !== null) checkActivation(value, name, field);
   }
-  checkValue(name, "resnet_time_scale_shift", config.resnet_time_scale_shift, ["default", "scale_shift"]);
+  checkBlockNeeds(name, config, timeEmbeddingDim(config));
+  checkTextNorm(name, config);
   checkValue(name, "time_embedding_type", config.time_embedding_type, ["positional", "fourier"]);
   checkValue(name, "class_embed_type", config.class_embed_type, [
     null,
@@ -170,58 +179,30 @@ export function checkUNet2DConditionConfig(config: Readonly<UNet2DConditionModel
     "projection",
     "simple_projection",
   ]);
-  checkValue(name, "encoder_hid_dim_type", config.encoder_hid_dim_type, [null, "text_proj"]);
-  checkValue(name, "addition_embed_type", config.addition_embed_type, [null, "text_time"]);
-  checkValue(name, "attention_type", config.attention_type, ["default", null]);
+  checkValue(name, "encoder_hid_dim_type", config.encoder_hid_dim_type, [
+    null,
+    "text_proj",
+    "text_image_proj",
+    "image_proj",
+  ]);
+  checkValue(name, "addition_embed_type", config.addition_embed_type, [
+    null,
+    "text",
+    "text_image",
+    "text_time",
+    "image",
+    "image_hint",
+  ]);
+  checkValue(name, "attention_type", config.attention_type, ["default", null, "gated", "gated-text-image"]);
+  // Diffusers' own model of it fails when it is called.
   checkValue(name, "dual_cross_attention", config.dual_cross_attention, [false, null]);
-  // Blocks without normalisation groups are not built.
-  if (config.norm_num_groups === null) checkValue(name, "norm_num_groups", null, ["a number"]);
   checkDependencies(config);
 }
 
-function checkLists(config: Readonly<UNet2DConditionModelConfig>): void {
-  const blocks = config.down_block_types;
-  const fields = [
-    "up_block_types",
-    "block_out_channels",
-    "only_cross_attention",
-    "attention_head_dim",
-    "cross_attention_dim",
-    "layers_per_block",
-  ] as const;
-  for (const field of fields) {
-    const value: unknown = config[field];
-    if (Array.isArray(value)) checkLength(name, field, value, blocks);
-    else if (value === null) checkValue(name, field, null, ["a number"]);
-  }
-  const layers = config.transformer_layers_per_block;
-  if (!Array.isArray(layers)) return;
-  checkLength(name, "transformer_layers_per_block", layers, blocks);
-  if (layers.some(Array.isArray) && config.reverse_transformer_layers_per_block === null) {
-    throw new ValueError(
-      `${name} needs \`reverse_transformer_layers_per_block\` when \`transformer_layers_per_block\` holds lists.`,
-      { className: name, field: "reverse_transformer_layers_per_block", found: "null", expected: "lists" },
-    );
-  }
-}
-
-/** Fields that others need. */
-function checkDependencies(config: Readonly<UNet2DConditionModelConfig>): void {
-  const needs = (field: keyof UNet2DConditionModelConfig, because: keyof UNet2DConditionModelConfig): void => {
-    if (config[field] !== null) return;
-    throw new ValueError(`${name} needs \`${field}\` when \`${because}\` is "${config[because]}".`, {
-      className: name,
-      field,
-      found: "null",
-      expected: "a number",
-    });
-  };
-  if (config.encoder_hid_dim_type !== null) needs("encoder_hid_dim", "encoder_hid_dim_type");
-  if (config.class_embed_type === "projection" || config.class_embed_type === "simple_projection") {
-    needs("projection_class_embeddings_input_dim", "class_embed_type");
-  }
-  if (config.addition_embed_type === "text_time") {
-    needs("projection_class_embeddings_input_dim", "addition_embed_type");
-    needs("addition_time_embed_dim", "addition_embed_type");
-  }
+/** Channels of the time embedding that blocks get. */
+function timeEmbeddingDim(config: Readonly<UNet2DConditionModelConfig>): number {
+  const { time_embedding_dim, time_embedding_type, block_out_channels, class_embeddings_concat } = config;
+  // As in Diffusers, 0 means the default too.
+  const dim = time_embedding_dim || block_out_channels[0]! * (time_embedding_type === "fourier" ? 2 : 4);
+  return class_embeddings_concat ? 2 * dim : dim;
 }

@@ -59,7 +59,7 @@ export async function loadSingleFile<T extends DiffusionPipeline>(
   from: SingleFileSource,
   options: SingleFilePipelineOptions,
 ): Promise<T> {
-  const { component_names, optional_components, unused_components, init_options, name } = cls;
+  const { component_names, optional_components, init_options, name } = cls;
   const known = modelLoadOptionNames.filter((one) => one !== "variant" && one !== "subfolder");
   const own = ["config", "original_config", ...component_names, ...init_options];
   checkOptions(`${name}.from_single_file`, options, [...known, ...own]);
@@ -74,8 +74,12 @@ export async function loadSingleFile<T extends DiffusionPipeline>(
   for (const key of component_names) {
     if (given[key] != null) checkComponent(key, index[key], given[key]);
   }
-  // Optional ones are not in such files, as in Diffusers.
-  const wanted = component_names.filter((key) => given[key] === undefined && !optional_components.includes(key));
+  // Optional ones are not in such files, as in Diffusers; only what prepares pictures for a checker that is passed is read.
+  const isThere = (key: string): boolean =>
+    key === "feature_extractor" && Array.isArray(index[key]) && index[key][0] !== null;
+  const wanted = component_names.filter(
+    (key) => given[key] === undefined && (!optional_components.includes(key) || isThere(key)),
+  );
   if (config === undefined && wanted.includes("tokenizer")) throw noTokenizer(name);
 
   const loaded: Record<string, unknown> = {};
@@ -107,9 +111,6 @@ export async function loadSingleFile<T extends DiffusionPipeline>(
     const init = init_options.map((key) => [key, (options as Record<string, unknown>)[key] ?? index[key]]);
     const passed = component_names.map((key) => [key, given[key] ?? null]);
     const pipeline = new cls({ ...Object.fromEntries(init), ...Object.fromEntries(passed), ...loaded } as never);
-    for (const key of unused_components) {
-      if (given[key] === undefined && key in index) pipeline.register_to_config({ [key]: index[key] });
-    }
     pipeline.register_to_config({ _name_or_path: checkpoint.file });
     return pipeline;
   } catch (error) {

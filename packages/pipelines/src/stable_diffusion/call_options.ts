@@ -9,14 +9,10 @@ import type { StableDiffusionPipeline } from "./pipeline_stable_diffusion.ts";
 /** The tensors that a callback is shown, by name; what it returns replaces them. */
 export type CallbackTensors = Readonly<Partial<Record<"latents" | "prompt_embeds" | "negative_prompt_embeds", Tensor>>>;
 
-/** What a {@link StableDiffusionPipeline} is called with. */
-export interface StableDiffusionOptions extends RunOptions, CustomTimesteps {
+/** What pipelines of Stable Diffusion that are told a prompt are called with, besides what each has of its own. */
+export interface PromptedOptions<Pipeline, Tensors> extends RunOptions, CustomTimesteps {
   /** One prompt, or one for each picture of a batch. */
   readonly prompt?: Prompt | null;
-  /** A multiple of 8. Default: what the model was trained at. As in Diffusers, used together with `width` only. */
-  readonly height?: number | null;
-  /** A multiple of 8. Default: what the model was trained at. As in Diffusers, used together with `height` only. */
-  readonly width?: number | null;
   /** At least 1. Default 50. */
   readonly num_inference_steps?: number;
   /** Above 1, the picture is drawn towards the prompt, and away from the negative one. Default 7.5. */
@@ -29,8 +25,6 @@ export interface StableDiffusionOptions extends RunOptions, CustomTimesteps {
   readonly eta?: number;
   /** One for all, or one for each picture. Default: seeded at random. */
   readonly generator?: Generator | readonly Generator[] | null;
-  /** The noise to begin with, `[batch, channels, height / 8, width / 8]`. */
-  readonly latents?: Tensor | null;
   /** `[prompts, tokens, width]`, in place of `prompt`. */
   readonly prompt_embeds?: Tensor | null;
   /** `[prompts, tokens, width]`, in place of `negative_prompt`. */
@@ -44,22 +38,19 @@ export interface StableDiffusionOptions extends RunOptions, CustomTimesteps {
   readonly ip_adapter_image?: null;
   /** Not built yet: refused. */
   readonly ip_adapter_image_embeds?: null;
-  /** 0 to 1: against the over-exposure of strong guidance. Default 0. */
-  readonly guidance_rescale?: number;
   /** How many of the text encoder's last layers to leave out. Default: none. */
   readonly clip_skip?: number | null;
-  /** Called after each step, and awaited; it may return {@link CallbackTensors} to go on with. */
+  /** Called after each step, and awaited; it may return tensors to go on with. */
   readonly callback_on_step_end?:
-    | ((pipe: StableDiffusionPipeline, step: number, timestep: number, tensors: CallbackTensors) => unknown)
+    | ((pipe: Pipeline, step: number, timestep: number, tensors: Tensors) => unknown)
     | null;
   /** Which tensors the callback is shown. Default `["latents"]`. */
-  readonly callback_on_step_end_tensor_inputs?: readonly (keyof CallbackTensors)[];
+  readonly callback_on_step_end_tensor_inputs?: readonly (keyof Tensors & string)[];
 }
 
-const optionNames: readonly (keyof StableDiffusionOptions)[] = [
+/** The names of {@link PromptedOptions}. */
+export const promptedOptionNames: readonly (keyof PromptedOptions<unknown, object>)[] = [
   "prompt",
-  "height",
-  "width",
   "num_inference_steps",
   "timesteps",
   "sigmas",
@@ -68,7 +59,6 @@ const optionNames: readonly (keyof StableDiffusionOptions)[] = [
   "num_images_per_prompt",
   "eta",
   "generator",
-  "latents",
   "prompt_embeds",
   "negative_prompt_embeds",
   "ip_adapter_image",
@@ -76,11 +66,30 @@ const optionNames: readonly (keyof StableDiffusionOptions)[] = [
   "output_type",
   "return_dict",
   "cross_attention_kwargs",
-  "guidance_rescale",
   "clip_skip",
   "callback_on_step_end",
   "callback_on_step_end_tensor_inputs",
   "signal",
+];
+
+/** What a {@link StableDiffusionPipeline} is called with. */
+export interface StableDiffusionOptions extends PromptedOptions<StableDiffusionPipeline, CallbackTensors> {
+  /** A multiple of 8. Default: what the model was trained at. As in Diffusers, used together with `width` only. */
+  readonly height?: number | null;
+  /** A multiple of 8. Default: what the model was trained at. As in Diffusers, used together with `height` only. */
+  readonly width?: number | null;
+  /** The noise to begin with, `[batch, channels, height / 8, width / 8]`. */
+  readonly latents?: Tensor | null;
+  /** 0 to 1: against the over-exposure of strong guidance. Default 0. */
+  readonly guidance_rescale?: number;
+}
+
+const optionNames: readonly (keyof StableDiffusionOptions)[] = [
+  ...promptedOptionNames,
+  "height",
+  "width",
+  "latents",
+  "guidance_rescale",
 ];
 
 /** The tensors that a callback may be shown. */
@@ -98,21 +107,36 @@ export const callbackTensors: readonly (keyof CallbackTensors)[] = [
  */
 export function checkInputs(options: StableDiffusionOptions, height: number, width: number, textWidth: number): void {
   checkOptions("StableDiffusionPipeline", options, optionNames);
-  const { prompt, prompt_embeds, negative_prompt, negative_prompt_embeds, callback_on_step_end_tensor_inputs } =
-    options;
+  checkDivisible("height", height);
+  checkDivisible("width", width);
+  checkNumber("guidance_rescale", options.guidance_rescale ?? 0);
+  checkPromptInputs("StableDiffusionPipeline", options, textWidth, callbackTensors);
+}
+
+/**
+ * What is wrong with the options that pipelines with a prompt have in common.
+ *
+ * @param textWidth the width of the embeddings that the UNet takes
+ * @param allowed the tensors that a callback may be shown
+ */
+export function checkPromptInputs(
+  className: string,
+  options: PromptedOptions<never, object>,
+  textWidth: number,
+  allowed: readonly string[],
+): void {
+  const { prompt, prompt_embeds, negative_prompt, negative_prompt_embeds } = options;
   for (const name of ["cross_attention_kwargs", "ip_adapter_image", "ip_adapter_image_embeds"] as const) {
     if (options[name] == null) continue;
     throw new UnsupportedModelError(`\`${name}\` is not built yet: leave it out.`, {
-      className: "StableDiffusionPipeline",
+      className,
       field: name,
       found: typeof options[name],
       expected: "null",
     });
   }
-  checkDivisible("height", height);
-  checkDivisible("width", width);
-  const allowed = callbackTensors;
-  for (const name of callback_on_step_end_tensor_inputs ?? []) {
+  const shown: readonly string[] = options.callback_on_step_end_tensor_inputs ?? [];
+  for (const name of shown) {
     if (allowed.includes(name)) continue;
     throw new ValueError(
       `\`callback_on_step_end_tensor_inputs\` has ${JSON.stringify(name)}, expected some of ${allowed.join(", ")}.`,
@@ -138,7 +162,6 @@ export function checkInputs(options: StableDiffusionOptions, height: number, wid
   checkWhole("num_inference_steps", options.num_inference_steps ?? 50);
   checkWhole("num_images_per_prompt", options.num_images_per_prompt ?? 1);
   checkNumber("guidance_scale", options.guidance_scale ?? 7.5, 0);
-  checkNumber("guidance_rescale", options.guidance_rescale ?? 0);
   checkNumber("eta", options.eta ?? 0);
   if (options.clip_skip != null) checkWhole("clip_skip", options.clip_skip, 0);
   checkOutputType(options.output_type ?? "image");

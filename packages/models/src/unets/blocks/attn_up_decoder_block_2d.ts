@@ -5,7 +5,7 @@ import type { EncoderBlock } from "./types.ts";
 
 /** Residual blocks with self-attention of one head, then an upsampling. @see Diffusers `AttnUpDecoderBlock2D` */
 export const attnUpDecoderBlock2D: EncoderBlock = (g, x, name, { layers, out, resnet, resample }) => {
-  const attention = { headDim: out, groups: resnet.groups, eps: resnet.eps };
+  const attention = { headDim: out, groups: resnet.groups, eps: resnet.eps, spatial: resnet.spatial };
   let hidden = x;
   for (let i = 0; i < layers; i++) {
     hidden = resnetBlock2D(g, hidden, null, `${name}.resnets.${i}`, out, resnet);

@@ -1,3 +1,4 @@
+import { applyFreeU } from "../../layers/freeu.ts";
 import { concatChannels } from "../../layers/layout.ts";
 import { resnetBlock2D } from "../../layers/resnet.ts";
 import { transformer2D } from "../../layers/transformer_2d.ts";
@@ -10,7 +11,7 @@ export const crossAttnUpBlock2D: UpBlock = (g, x, kept, name, options) => {
   const { layers, out, temb, resnet } = options;
   let hidden = x;
   for (let i = 0; i < layers; i++) {
-    hidden = concatChannels(g, hidden, kept.pop()!);
+    hidden = concatChannels(g, ...applyFreeU(g, hidden, kept.pop()!, options.freeU));
     hidden = resnetBlock2D(g, hidden, temb, `${name}.resnets.${i}`, out, resnet);
     hidden = transformer2D(g, hidden, `${name}.attentions.${i}`, transformerOptions(options, i));
   }

@@ -1,4 +1,5 @@
 import type { GraphBuilder, Value } from "../../graph/builder.ts";
+import type { FreeU } from "../../layers/freeu.ts";
 import type { FeatureMap } from "../../layers/layout.ts";
 import type { ResnetOptions } from "../../layers/resnet.ts";
 import type { Transformer2DOptions } from "../../layers/transformer_2d.ts";
@@ -22,11 +23,14 @@ export interface BlockOptions {
 }
 
 /** What a block's transformers are like. */
-export interface TransformerBlockOptions extends Pick<Transformer2DOptions, "heads" | "context" | "upcastAttention"> {
+export interface TransformerBlockOptions
+  extends Pick<Transformer2DOptions, "heads" | "context" | "upcastAttention" | "conditions"> {
   /** How many transformer blocks follow each residual block. */
   readonly layers: readonly number[];
   /** Whether both attentions look at the text; the block in the middle never does so in its first. */
   readonly onlyCrossAttention: boolean;
+  /** How blocks with one attention over text and pixels normalise the text. */
+  readonly crossAttentionNorm?: "layer_norm" | "group_norm" | null;
 }
 
 /** Options of a block on the way down. */
@@ -42,9 +46,13 @@ export interface DownBlockOptions extends BlockOptions {
 /** Options of a block on the way up. */
 export interface UpBlockOptions extends BlockOptions {
   readonly addUpsample: boolean;
+  /** Output channels of the next block on the way up; of the last block, its own. */
+  readonly next: number;
   readonly upsampleType: "conv" | "resnet";
   /** The size to reach; twice the input's when absent. */
   readonly upsampleSize?: Size | undefined;
+  /** In the first two of the blocks that Diffusers applies FreeU in: UpBlock2D and CrossAttnUpBlock2D. */
+  readonly freeU?: FreeU | undefined;
 }
 
 /** Options of the block in the middle. */
@@ -70,6 +78,25 @@ export type UpBlock = (
   name: string,
   options: UpBlockOptions,
 ) => FeatureMap;
+
+/** A block on the way down that takes in the picture, and gives it in its own size. */
+export type SkipDownBlock = (
+  g: GraphBuilder,
+  x: FeatureMap,
+  skip: FeatureMap,
+  name: string,
+  options: DownBlockOptions,
+) => { hidden: FeatureMap; kept: FeatureMap[]; skip: FeatureMap };
+
+/** A block on the way up that draws a part of the picture: `skip` is what was drawn so far, null for nothing. */
+export type SkipUpBlock = (
+  g: GraphBuilder,
+  x: FeatureMap,
+  kept: FeatureMap[],
+  skip: FeatureMap | null,
+  name: string,
+  options: UpBlockOptions,
+) => { hidden: FeatureMap; skip: FeatureMap | null };
 
 /** The block in the middle. */
 export type MidBlock = (g: GraphBuilder, x: FeatureMap, name: string, options: MidBlockOptions) => FeatureMap;

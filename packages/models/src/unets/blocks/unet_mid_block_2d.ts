@@ -16,6 +16,7 @@ export const unetMidBlock2D: MidBlock = (g, x, name, options) => {
         headDim: options.attentionHeadDim ?? x.channels,
         groups: options.attentionGroups,
         eps: resnet.eps,
+        spatial: resnet.spatial,
         outputScaleFactor: resnet.outputScaleFactor ?? 1,
       });
     }

@@ -1,0 +1,51 @@
+import type { T2IAdapter } from "./adapters/adapter.ts";
+import type { AsymmetricAutoencoderKL } from "./autoencoders/autoencoder_asym_kl.ts";
+import type { AutoencoderTiny } from "./autoencoders/autoencoder_tiny.ts";
+import type { ConsistencyDecoderVAE } from "./autoencoders/consistency_decoder_vae.ts";
+import type { VQModel } from "./autoencoders/vq_model.ts";
+import type { ControlNetModel } from "./controlnets/controlnet.ts";
+import type { ORTTextEncoder } from "./onnx/ort_text_encoder.ts";
+import type { ORTUnet } from "./onnx/ort_unet.ts";
+import type { ORTVae } from "./onnx/ort_vae.ts";
+import type { StableDiffusionSafetyChecker } from "./safety_checker.ts";
+import type { CLIPTextModelWithProjection } from "./transformers/modeling_clip_text.ts";
+import type { CLIPVisionModel, CLIPVisionModelWithProjection } from "./transformers/modeling_clip_vision.ts";
+import type { DPTForDepthEstimation } from "./transformers/modeling_dpt.ts";
+
+/**
+ * The classes that only some checkpoints have, each loaded when one names it: what a page does not use it does not pay for.
+ * Those of ONNX exports have Optimum's names.
+ */
+export const lazyModels: {
+  readonly AsymmetricAutoencoderKL: () => Promise<typeof AsymmetricAutoencoderKL>;
+  readonly AutoencoderTiny: () => Promise<typeof AutoencoderTiny>;
+  readonly CLIPTextModelWithProjection: () => Promise<typeof CLIPTextModelWithProjection>;
+  readonly CLIPVisionModel: () => Promise<typeof CLIPVisionModel>;
+  readonly CLIPVisionModelWithProjection: () => Promise<typeof CLIPVisionModelWithProjection>;
+  readonly ConsistencyDecoderVAE: () => Promise<typeof ConsistencyDecoderVAE>;
+  readonly ControlNetModel: () => Promise<typeof ControlNetModel>;
+  readonly DPTForDepthEstimation: () => Promise<typeof DPTForDepthEstimation>;
+  readonly ORTTextEncoder: () => Promise<typeof ORTTextEncoder>;
+  readonly ORTUnet: () => Promise<typeof ORTUnet>;
+  readonly ORTVae: () => Promise<typeof ORTVae>;
+  readonly StableDiffusionSafetyChecker: () => Promise<typeof StableDiffusionSafetyChecker>;
+  readonly T2IAdapter: () => Promise<typeof T2IAdapter>;
+  readonly VQModel: () => Promise<typeof VQModel>;
+} = {
+  AsymmetricAutoencoderKL: async () => (await import("./autoencoders/autoencoder_asym_kl.ts")).AsymmetricAutoencoderKL,
+  AutoencoderTiny: async () => (await import("./autoencoders/autoencoder_tiny.ts")).AutoencoderTiny,
+  CLIPTextModelWithProjection: async () =>
+    (await import("./transformers/modeling_clip_text.ts")).CLIPTextModelWithProjection,
+  CLIPVisionModel: async () => (await import("./transformers/modeling_clip_vision.ts")).CLIPVisionModel,
+  CLIPVisionModelWithProjection: async () =>
+    (await import("./transformers/modeling_clip_vision.ts")).CLIPVisionModelWithProjection,
+  ConsistencyDecoderVAE: async () => (await import("./autoencoders/consistency_decoder_vae.ts")).ConsistencyDecoderVAE,
+  ControlNetModel: async () => (await import("./controlnets/controlnet.ts")).ControlNetModel,
+  DPTForDepthEstimation: async () => (await import("./transformers/modeling_dpt.ts")).DPTForDepthEstimation,
+  ORTTextEncoder: async () => (await import("./onnx/ort_text_encoder.ts")).ORTTextEncoder,
+  ORTUnet: async () => (await import("./onnx/ort_unet.ts")).ORTUnet,
+  ORTVae: async () => (await import("./onnx/ort_vae.ts")).ORTVae,
+  StableDiffusionSafetyChecker: async () => (await import("./safety_checker.ts")).StableDiffusionSafetyChecker,
+  T2IAdapter: async () => (await import("./adapters/adapter.ts")).T2IAdapter,
+  VQModel: async () => (await import("./autoencoders/vq_model.ts")).VQModel,
+};
