@@ -58,6 +58,7 @@ test.describe("device", () => {
 test.describe("layers", () => {
   const names = [
     "convolution, asymmetric stride 2",
+    "convolution of nine channels, as an inpainting UNet's first",
     "convolution 1x1 after group norm",
     "upsampling to an odd size",
     "resnet block with time embedding and shortcut",

@@ -91,11 +91,26 @@ describe("the graphs of well-known checkpoints", () => {
       const known = [
         ...["Transpose", "Conv", "Gemm", "GroupNorm", "SkipGroupNorm", "LayerNormalization", "SkipLayerNormalization"],
         ...["MultiHeadAttention", "BiasSplitGelu", "QuickGelu", "Gelu", "Add", "Concat", "Resize", "Reshape", "Gather"],
-        ...["Identity", "MatMul", "MaxPool", "Relu", "Split", "Expand", "Mul", "Div", "Pad", "ConvTranspose"],
+        ...[
+          "AveragePool",
+          "Tanh",
+          "Identity",
+          "MatMul",
+          "MaxPool",
+          "Relu",
+          "Split",
+          "Expand",
+          "Mul",
+          "Div",
+          "Pad",
+          "ConvTranspose",
+        ],
       ];
       expect([...new Set(nodes.map((node) => node.type))].filter((type) => !known.includes(type))).toEqual([]);
       for (const node of nodes)
-        expect(node.domain === "com.ms.internal.nhwc").toBe(["Conv", "ConvTranspose", "MaxPool"].includes(node.type));
+        expect(node.domain === "com.ms.internal.nhwc").toBe(
+          ["AveragePool", "Conv", "ConvTranspose", "MaxPool"].includes(node.type),
+        );
       // A residual addition is part of the normalisation that reads it, wherever one does.
       const sums = new Set(nodes.filter((node) => node.type === "Add").flatMap((node) => node.outputs));
       expect(nodes.filter((node) => node.type.endsWith("Norm") && sums.has(node.inputs[0]!))).toEqual([]);

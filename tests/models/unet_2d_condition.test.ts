@@ -28,6 +28,8 @@ const wrong: readonly [Config, string, RegExp][] = [
   [{ downsample_padding: -1 }, "downsample_padding", /at least 0/],
   [{ downsample_padding: null }, "downsample_padding", /at least 0/],
   [{ norm_num_groups: 0 }, "norm_num_groups", /or null/],
+  [{ norm_num_groups: 24 }, "norm_num_groups", /a divisor of the 320 in `block_out_channels`/],
+  [{ ...small, block_out_channels: [36] }, "norm_num_groups", /a divisor of the 36/],
   [{ norm_eps: "1e-5" }, "norm_eps", /a number/],
   [{ freq_shift: null }, "freq_shift", /a number/],
   [{ mid_block_scale_factor: 0 }, "mid_block_scale_factor", /to divide by/],

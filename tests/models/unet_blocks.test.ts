@@ -74,7 +74,7 @@ describe("calls of a UNet2DConditionModel that do not fit its blocks", () => {
       "a mask of another text",
       "simple",
       { encoder_attention_mask: mask },
-      /down_blocks\.0\.attentions\.0 attends to 71/,
+      /`encoder_attention_mask` has 67 tokens, but down_blocks\.0\.attentions\.0 \(with the pixels added to the mask\)/,
     ],
     ["a mask of another text, K", "k_blocks", { encoder_attention_mask: mask }, /attends to 7/],
   ])("%s", async (_, name, options, message) => {

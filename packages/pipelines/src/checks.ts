@@ -17,6 +17,18 @@ export function checkNumber(field: string, value: unknown, least: number = Numbe
   throw new ValueError(`\`${field}\` is ${found}, expected ${expected}.`, { field, found, expected });
 }
 
+/** @throws ValueError unless `value` is within 0 and 1. */
+export function checkShare(field: string, value: unknown): void {
+  checkNumber(field, value, 0);
+  if ((value as number) <= 1) return;
+  const found = String(value);
+  throw new ValueError(`\`${field}\` is ${found}, expected a number from 0 to 1.`, {
+    field,
+    found,
+    expected: "0 to 1",
+  });
+}
+
 /** @throws ValueError unless `value` is a float32 tensor whose dims are `expected`; null there stands for any size. */
 export function checkTensor(field: string, value: unknown, expected: readonly (number | null)[]): void {
   const shape = `[${expected.map((size) => size ?? "any").join(", ")}]`;

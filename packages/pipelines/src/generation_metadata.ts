@@ -10,6 +10,8 @@ export interface GenerationParameters {
   readonly generator?: Generator | readonly Generator[] | null | undefined;
   /** Where the model came from. */
   readonly model?: string | undefined;
+  /** Further parameters, under the names that image tools know: `{ "Denoising strength": 0.8 }`. */
+  readonly described?: Readonly<Record<string, string | number>> | undefined;
 }
 
 /**
@@ -31,6 +33,7 @@ export function describeImages(images: readonly RawImage[], parameters: readonly
       ["Batch position", single && images.length > 1 ? `${i + 1}/${images.length}` : undefined],
       ["Size", `${image.width}x${image.height}`],
       ["Model", made.model?.replace(/^.*[/\\]/, "")],
+      ...Object.entries(made.described ?? {}),
     ];
     const lines = [
       prompt,

@@ -7,6 +7,16 @@ import {
   Tensor,
   ValueError,
 } from "@diffusers-web/core";
+import {
+  type CropRegion,
+  crop,
+  getCropRegion,
+  overlay,
+  type ResizeMode,
+  resizeAndCrop,
+  resizeAndFill,
+} from "./image_crops.ts";
+import { interpolateNearest } from "./image_transforms.ts";
 import type { OutputType } from "./pipeline_output.ts";
 
 /** How a {@link VaeImageProcessor} treats pictures. */
@@ -33,6 +43,10 @@ export interface VaeImageProcessorConfig {
 export interface PreprocessOptions {
   readonly height?: number | null;
   readonly width?: number | null;
+  /** Default "default". */
+  readonly resize_mode?: ResizeMode;
+  /** The part of each picture to use; not of tensors. Default: all of it. */
+  readonly crops_coords?: CropRegion | null;
 }
 
 /**
@@ -67,26 +81,38 @@ export class VaeImageProcessor extends ConfigMixin<VaeImageProcessorConfig> {
   /**
    * Reads pictures, resizes them to a multiple of `vae_scale_factor` and spreads their values to -1..1.
    *
-   * @param image one or several; a tensor is `[batch, channels, height, width]` in 0..1, or latents
+   * @param image one or several; a tensor is `[batch, channels, height, width]` in 0..1, or latents; for a processor that
+   * makes pictures gray, it may do without channels
    * @returns `[batch, channels, height, width]`
+   * @throws ValueError for what is no picture, and for a tensor with a `resize_mode`.
    */
   async preprocess(image: ImageSource | readonly ImageSource[], options: PreprocessOptions = {}): Promise<Tensor> {
     const { config } = this;
+    const { resize_mode = "default", crops_coords } = options;
     const list = (Array.isArray(image) ? image : [image]) as readonly ImageSource[];
     let batch: Tensor;
     if (list.length > 0 && list.every((item) => item instanceof Tensor)) {
       const tensors = list as readonly Tensor[];
-      const of4 = tensors.map((tensor) => (tensor.dims.length === 4 ? tensor : tensor.unsqueeze(0)));
-      batch = Tensor.cat(of4, 0);
+      batch = Tensor.cat(
+        tensors.map((tensor) => this.batchOf(tensor, tensor === image)),
+        0,
+      );
       if (batch.dims[1] === config.vae_latent_channels) return batch;
       const [height, width] = this.sizeOf(batch.dims[2]!, batch.dims[3]!, options);
+      if (config.do_resize && resize_mode !== "default") {
+        throw new ValueError(`\`resize_mode\` is "${resize_mode}", which is for pictures, but a tensor was passed.`, {
+          field: "resize_mode",
+          found: resize_mode,
+          expected: "default",
+        });
+      }
       if (config.do_resize) batch = interpolateNearest(batch, height, width);
     } else {
       let pictures = await Promise.all(list.map((item) => RawImage.read(item)));
       if (pictures.length === 0) throw new ValueError("There is no picture in the list.", { field: "image" });
+      if (crops_coords != null) pictures = pictures.map((picture) => crop(picture, crops_coords));
       const [height, width] = this.sizeOf(pictures[0]!.height, pictures[0]!.width, options);
-      const { resample } = config;
-      if (config.do_resize) pictures = pictures.map((picture) => picture.resize(width, height, { resample }));
+      if (config.do_resize) pictures = pictures.map((picture) => this.resize(picture, height, width, resize_mode));
       if (config.do_convert_rgb) pictures = pictures.map((picture) => picture.convert(3));
       if (config.do_convert_grayscale) pictures = pictures.map((picture) => picture.convert(1));
       batch = Tensor.cat(
@@ -129,28 +155,63 @@ export class VaeImageProcessor extends ConfigMixin<VaeImageProcessorConfig> {
     return Array.from({ length: dims[0]! }, (_, i) => RawImage.fromTensor(tensor.slice([i, i + 1])));
   }
 
+  /**
+   * The part of a picture in which all of a mask lies, widened to the proportions of `width` and `height`: with it a small
+   * part of a large picture is worked on at full size.
+   *
+   * @param mask_image white is what is masked
+   * @param width of the picture that is worked on
+   * @param height of the picture that is worked on
+   * @param pad how many pixels around the mask belong to the part. Default 0
+   * @throws ValueError for a mask that is black all over.
+   * @see Diffusers `VaeImageProcessor.get_crop_region`
+   */
+  static get_crop_region(mask_image: RawImage, width: number, height: number, pad = 0): CropRegion {
+    return getCropRegion(mask_image, width, height, pad);
+  }
+
+  /**
+   * Lays what a mask leaves of the original over a picture: where the mask is black, the original stays to the bit.
+   *
+   * @param mask of the original's size
+   * @param crop_coords the part of the original that `image` shows, which is resized to it. Default: all of it
+   * @returns RGB
+   * @throws ValueError for a mask of another size than the original.
+   * @see Diffusers `VaeImageProcessor.apply_overlay`
+   */
+  apply_overlay(mask: RawImage, init_image: RawImage, image: RawImage, crop_coords?: CropRegion | null): RawImage {
+    if (crop_coords == null) return overlay(mask, init_image, image);
+    const [x, y, x2, y2] = crop_coords;
+    const part = this.resize(image, y2 - y, x2 - x, "crop");
+    const { width, height } = init_image;
+    return overlay(mask, init_image, crop(part, [-x, -y, width - x, height - y]));
+  }
+
+  private resize(image: RawImage, height: number, width: number, mode: ResizeMode): RawImage {
+    const { resample } = this.config;
+    if (mode === "fill") return resizeAndFill(image, width, height, resample);
+    if (mode === "crop") return resizeAndCrop(image, width, height, resample);
+    return image.resize(width, height, { resample });
+  }
+
+  /** A tensor with a batch and channels. @param isAlone whether it is all that was passed, not one of a list */
+  private batchOf(tensor: Tensor, isAlone: boolean): Tensor {
+    const { length } = tensor.dims;
+    if (length === 4) return tensor;
+    const isGray = this.config.do_convert_grayscale;
+    if (length === 3) return tensor.unsqueeze(isGray && isAlone ? 1 : 0);
+    if (length === 2 && isGray) return tensor.unsqueeze(0).unsqueeze(0);
+    throw new ValueError(`A tensor of shape [${tensor.dims.join(", ")}] is not a picture.`, {
+      field: "image",
+      found: `[${tensor.dims.join(", ")}]`,
+      expected: isGray ? "2 to 4 dimensions" : "[channels, height, width] or [batch, channels, height, width]",
+    });
+  }
+
   /** The size that pictures of this one are brought to. */
   private sizeOf(height: number, width: number, options: PreprocessOptions): [number, number] {
     const { vae_scale_factor } = this.config;
     const [h, w] = [options.height ?? height, options.width ?? width];
     return [h - (h % vae_scale_factor), w - (w % vae_scale_factor)];
   }
-}
-
-/** torch's `interpolate` in its default mode. */
-function interpolateNearest(batch: Tensor, height: number, width: number): Tensor {
-  const [count, channels, rows, columns] = batch.dims as [number, number, number, number];
-  if (rows === height && columns === width) return batch;
-  const values = new Float32Array(count * channels * height * width);
-  const [scaleY, scaleX] = [Math.fround(rows / height), Math.fround(columns / width)];
-  let at = 0;
-  for (let plane = 0; plane < count * channels; plane++) {
-    for (let y = 0; y < height; y++) {
-      const row = plane * rows * columns + Math.min(Math.floor(Math.fround(y * scaleY)), rows - 1) * columns;
-      for (let x = 0; x < width; x++) {
-        values[at++] = batch.data[row + Math.min(Math.floor(Math.fround(x * scaleX)), columns - 1)]!;
-      }
-    }
-  }
-  return new Tensor("float32", values, [count, channels, height, width]);
 }

@@ -1,4 +1,4 @@
-import { RawImage, type Resample, type Tensor, ValueError } from "@diffusers-web/core";
+import { RawImage, type Resample, Tensor, ValueError } from "@diffusers-web/core";
 
 /** A picture between the steps of a processor, `[channels, height, width]`. */
 export interface Planes {
@@ -32,6 +32,12 @@ export function planesOf({ data, channels, height, width }: RawImage): Planes {
   return { data: values, channels, height, width };
 }
 
+/** A colour over another one that is opaque: whole numbers, with 7 bits behind the point. @see Pillow `AlphaComposite.c` */
+export function blend(color: number, alpha: number, under: number): number {
+  const sum = 128 * (color * alpha + under * (255 - alpha) + 128);
+  return ((sum >> 8) + sum) >> 15;
+}
+
 /** The picture in three channels; what is transparent lies on white. @see transformers `convert_to_rgb` */
 export function convertToRgb(image: RawImage): RawImage {
   if (image.channels !== 4) return image.convert(3);
@@ -39,11 +45,7 @@ export function convertToRgb(image: RawImage): RawImage {
   const rgb = new Uint8ClampedArray(width * height * 3);
   for (let i = 0; i < width * height; i++) {
     const alpha = data[i * 4 + 3]!;
-    for (let c = 0; c < 3; c++) {
-      // Pillow's alpha_composite: whole numbers, with 7 bits behind the point.
-      const sum = 128 * (data[i * 4 + c]! * alpha + 255 * (255 - alpha) + 128);
-      rgb[i * 3 + c] = ((sum >> 8) + sum) >> 15;
-    }
+    for (let c = 0; c < 3; c++) rgb[i * 3 + c] = blend(data[i * 4 + c]!, alpha, 255);
   }
   return new RawImage(rgb, width, height, 3);
 }
@@ -247,4 +249,22 @@ export function planesOfTensor(tensor: Tensor): Planes[] {
     height,
     width,
   }));
+}
+
+/** torch's `interpolate` in its default mode. @param batch `[batch, channels, height, width]` */
+export function interpolateNearest(batch: Tensor, height: number, width: number): Tensor {
+  const [count, channels, rows, columns] = batch.dims as [number, number, number, number];
+  if (rows === height && columns === width) return batch;
+  const values = new Float32Array(count * channels * height * width);
+  const [scaleY, scaleX] = [Math.fround(rows / height), Math.fround(columns / width)];
+  let at = 0;
+  for (let plane = 0; plane < count * channels; plane++) {
+    for (let y = 0; y < height; y++) {
+      const row = plane * rows * columns + Math.min(Math.floor(Math.fround(y * scaleY)), rows - 1) * columns;
+      for (let x = 0; x < width; x++) {
+        values[at++] = batch.data[row + Math.min(Math.floor(Math.fround(x * scaleX)), columns - 1)]!;
+      }
+    }
+  }
+  return new Tensor("float32", values, [count, channels, height, width]);
 }

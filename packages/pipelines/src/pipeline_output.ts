@@ -42,3 +42,13 @@ export interface PromptPipelineCall<Options extends { readonly output_type?: Out
   (options: Options & ToTensor): Promise<StableDiffusionPipelineOutput<Tensor>>;
   (options: Options): Promise<StableDiffusionPipelineOutput<RawImage[] | Tensor>>;
 }
+
+/** A pipeline called with a prompt that does not check its pictures. What `images` is follows from `output_type`. */
+export interface PromptImageCall<Options extends { readonly output_type?: OutputType }> {
+  (prompt: Prompt | null, options?: Options & ToImages): Promise<ImagePipelineOutput>;
+  (prompt: Prompt | null, options: Options & ToTensor): Promise<ImagePipelineOutput<Tensor>>;
+  (prompt: Prompt | null, options: Options): Promise<ImagePipelineOutput<RawImage[] | Tensor>>;
+  (options?: Options & ToImages): Promise<ImagePipelineOutput>;
+  (options: Options & ToTensor): Promise<ImagePipelineOutput<Tensor>>;
+  (options: Options): Promise<ImagePipelineOutput<RawImage[] | Tensor>>;
+}

@@ -1,76 +1,19 @@
 import {
   type ConfigDict,
   ConfigMixin,
-  checkOptions,
-  type LoadOptions,
   makeCallable,
-  openSource,
-  reportProgress,
-  type Scheduler,
   type SourceLike,
-  schedulerRegistry,
-  subSource,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/core";
-import {
-  type Autoencoder,
-  type CLIPTextModel,
-  type DeviceRequest,
-  type DtypeRequest,
-  modelLoadOptionNames,
-  type StableDiffusionSafetyChecker,
-  type UNet2DConditionModel,
-  type UNet2DModel,
-} from "@diffusers-web/models";
+import type { DeviceRequest, DtypeRequest } from "@diffusers-web/models";
 import { callOptions, untilAborted } from "./calls.ts";
 import { componentRegistry } from "./component_registry.ts";
-import type { CLIPImageProcessor } from "./image_processing_clip.ts";
+import { type FromPipeOptions, pipelineFromPipe } from "./from_pipe.ts";
 import { offloadAll, offloadSequence, withOffload } from "./offload.ts";
-import {
-  componentEntry,
-  disposeModels,
-  isModel,
-  loadComponents,
-  MODEL_INDEX,
-  type Model,
-  pipelineClassName,
-  readModelIndex,
-} from "./pipeline_loading_utils.ts";
-import type { CLIPTokenizer } from "./tokenization_clip.ts";
-
-/** What a pipeline may be made of. */
-export type Component =
-  | Scheduler
-  | Autoencoder
-  | CLIPImageProcessor
-  | CLIPTextModel
-  | CLIPTokenizer
-  | StableDiffusionSafetyChecker
-  | UNet2DConditionModel
-  | UNet2DModel;
-
-/** The components of any pipeline, by name; null for one that was left out. */
-export interface PipelineComponents {
-  readonly scheduler?: Scheduler | null;
-  readonly unet?: UNet2DConditionModel | UNet2DModel | null;
-  readonly vae?: Autoencoder | null;
-  readonly text_encoder?: CLIPTextModel | null;
-  readonly tokenizer?: CLIPTokenizer | null;
-  readonly safety_checker?: StableDiffusionSafetyChecker | null;
-  readonly feature_extractor?: CLIPImageProcessor | null;
-  readonly image_encoder?: null;
-}
-
-/** What `DiffusionPipeline.from_pretrained` takes. A component that is passed is not loaded; null leaves it out. */
-export interface PipelineLoadOptions extends LoadOptions, PipelineComponents {
-  /** Default "auto": WebGPU where there is one. */
-  readonly device?: DeviceRequest;
-  /** Default "auto": what the device computes fast and right. */
-  readonly dtype?: DtypeRequest;
-  /** Stable Diffusion: whether to warn when there is no safety checker. Default: what model_index.json says. */
-  readonly requires_safety_checker?: boolean;
-}
+import type { Component, PipelineLoadOptions } from "./pipeline_components.ts";
+import { loadPipeline } from "./pipeline_loading.ts";
+import { disposeModels, isModel, MODEL_INDEX, type Model, pipelineClassName } from "./pipeline_loading_utils.ts";
 
 /** The static side of a pipeline's class. */
 export interface PipelineClass<T extends DiffusionPipeline = DiffusionPipeline> {
@@ -80,6 +23,8 @@ export interface PipelineClass<T extends DiffusionPipeline = DiffusionPipeline> 
   readonly component_names: readonly string[];
   /** Those of them that a checkpoint need not have. */
   readonly optional_components: readonly string[];
+  /** The classes that a component may be of, where `from_pipe` should not take over another. */
+  readonly component_types: Readonly<Record<string, readonly string[]>>;
   /** Further arguments of the constructor. */
   readonly init_options: readonly string[];
   /** The models that work one after the other, as `text_encoder->unet->vae`; null where they do not. */
@@ -109,6 +54,7 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   static registry: PipelineRegistry = {};
   static readonly component_names: readonly string[] = [];
   static readonly optional_components: readonly string[] = [];
+  static readonly component_types: Readonly<Record<string, readonly string[]>> = {};
   static readonly init_options: readonly string[] = [];
   static readonly model_cpu_offload_seq: string | null = null;
 
@@ -116,8 +62,8 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   _interrupt = false;
   /** The order in which models take each other off the device; undefined while all of them stay. */
   private offloading: readonly string[] | undefined;
-  /** When the calls so far have ended. */
-  private lastCall: Promise<void> = Promise.resolve();
+  /** When the calls so far have ended: of this pipeline, and of those that share its components by `from_pipe`. */
+  private calls: { last: Promise<void> } = { last: Promise.resolve() };
 
   constructor() {
     super();
@@ -130,9 +76,9 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
 
   private async enqueue(args: unknown[]): Promise<unknown> {
     const options = callOptions(args);
-    const before = this.lastCall;
+    const before = this.calls.last;
     let finish = (): void => {};
-    this.lastCall = new Promise((resolve) => {
+    this.calls.last = new Promise((resolve) => {
       finish = resolve;
     });
     try {
@@ -301,58 +247,37 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     from: SourceLike,
     options: PipelineLoadOptions = {},
   ): Promise<DiffusionPipeline> {
-    const progress = reportProgress(options.progress_callback);
-    const source = subSource(await openSource(from, options), options.subfolder);
-    progress?.({ phase: "resolve", file: MODEL_INDEX, loaded: 0, total: 0 });
-    const index = await readModelIndex(source, options);
-    const cls = await chosenClass(this, index);
-    const { component_names, optional_components, init_options, name } = cls;
-    checkOptions(`${name}.from_pretrained`, options, [...modelLoadOptionNames, ...component_names, ...init_options]);
+    return loadPipeline((index) => chosenClass(this, index), from, options);
+  }
 
-    // What the checkpoint has that this class does not take.
-    for (const key of Object.keys(index)) {
-      if (key.startsWith("_") || component_names.includes(key) || init_options.includes(key)) continue;
-      console.warn(`${source.name}, model_index.json: ${name} takes no \`${key}\`; it is left out.`);
-    }
-
-    const given = options as Readonly<Record<string, Component | null | undefined>>;
-    const written = (key: string): unknown => (isNullPair(index[key]) ? undefined : index[key]);
-    const missing = component_names.filter(
-      (key) => given[key] === undefined && written(key) === undefined && !optional_components.includes(key),
-    );
-    if (missing.length > 0) {
-      const there = component_names.filter((key) => given[key] !== undefined || written(key) !== undefined);
-      throw new ValueError(
-        `${name} needs ${component_names.join(", ")}, but only ${there.join(", ") || "none"} are in ` +
-          `${source.name}, model_index.json, or were passed. Pass { ${missing[0]} }, or null to do without.`,
-        {
-          file: "model_index.json",
-          className: name,
-          field: missing[0]!,
-          found: "nothing",
-          expected: missing.join(", "),
-        },
-      );
-    }
-    // Refused before anything is fetched.
-    const wanted = component_names
-      .filter((key) => given[key] === undefined && written(key) !== undefined)
-      .map((key) => ({ key, entry: componentEntry(key, index[key], optional_components.includes(key)) }));
-    const passed = Object.fromEntries(component_names.map((key) => [key, given[key] ?? null]));
-    for (const [key, component] of Object.entries(passed)) {
-      if (component !== null) checkComponent(key, index[key], component);
-    }
-
-    const loaded = await loadComponents(source, wanted, { ...options, progress_callback: progress });
-    try {
-      const init = init_options.map((key) => [key, (options as Record<string, unknown>)[key] ?? index[key]]);
-      const pipeline = new cls({ ...Object.fromEntries(init), ...passed, ...loaded } as never);
-      pipeline.register_to_config({ _name_or_path: source.name });
-      return pipeline;
-    } catch (error) {
-      await disposeModels(Object.values(loaded));
-      throw error;
-    }
+  /**
+   * Makes a pipeline of this class out of another one's components: nothing is loaded a second time, and what changes in
+   * a model (its device, an adapter) changes for both. Calls of the two run one after the other; `dispose` of one frees
+   * the models of both.
+   *
+   * What this class takes besides is passed as an option, as is what should differ. Unlike Python, models stay in their
+   * number type when no `dtype` is passed.
+   *
+   * @example
+   * ```ts
+   * const img2img = await StableDiffusionImg2ImgPipeline.from_pipe(pipeline);
+   * const { images } = await img2img("a dog", { image: "cat.png" });
+   * ```
+   * @throws ValueError when a component is missing or of another kind, and on this base class; TypeError for an unknown
+   * option and for what is no pipeline.
+   * @see Diffusers `DiffusionPipeline.from_pipe`
+   */
+  static async from_pipe<T extends DiffusionPipeline>(
+    this: PipelineClass<T>,
+    pipeline: DiffusionPipeline,
+    options: FromPipeOptions = {},
+  ): Promise<T> {
+    if (!(pipeline instanceof DiffusionPipeline))
+      throw new TypeError("from_pipe makes a pipeline of another pipeline.");
+    const made = pipelineFromPipe(this, pipeline, options);
+    made.calls = pipeline.calls;
+    if (options.dtype !== undefined) await made.to(options.dtype);
+    return made;
   }
 }
 
@@ -367,29 +292,9 @@ async function chosenClass(
   return isBase ? registry[className]!() : (called as PipelineClass);
 }
 
-function isNullPair(value: unknown): boolean {
-  return value === undefined || value === null || (Array.isArray(value) && value[0] === null);
-}
-
 /** `[library, class]` as model_index.json names a component. */
 function classPair(component: Component | null): [string, string] | [null, null] {
   if (component === null) return [null, null];
   const { name } = component.constructor;
   return [componentRegistry[name]?.library ?? "diffusers", name];
-}
-
-/** @throws ValueError for a component of another kind than model_index.json asks for. */
-export function checkComponent(key: string, written: unknown, component: Component): void {
-  const isScheduler = typeof (component as Partial<Scheduler>).set_timesteps === "function";
-  const expected = Array.isArray(written) ? String(written[1]) : key;
-  const wantsScheduler = expected in schedulerRegistry || key === "scheduler";
-  const wantsFunction = key.startsWith("tokenizer") || key === "feature_extractor";
-  const fits = wantsScheduler ? isScheduler : wantsFunction ? typeof component === "function" : isModel(component);
-  if (fits && isModel(component) === !(wantsScheduler || wantsFunction)) return;
-  const found = (component as object).constructor?.name ?? typeof component;
-  throw new ValueError(`The ${key} that was passed is ${found}, expected ${expected} or one like it.`, {
-    field: key,
-    found,
-    expected,
-  });
 }

@@ -97,7 +97,8 @@ export async function encode_prompt(parts: TextEncoding, options: EncodePromptOp
   };
 }
 
-function checkBatch(field: string, found: number, expected: number): void {
+/** @throws ValueError for another batch than there are prompts. */
+export function checkBatch(field: string, found: number, expected: number): void {
   if (found === expected) return;
   throw new ValueError(
     `\`${field}\` has batch size ${found}, but there are ${expected} prompts. Pass as many as there are prompts.`,
@@ -117,7 +118,8 @@ function textParts(parts: TextEncoding, field: string): { text_encoder: CLIPText
   return { text_encoder, tokenizer };
 }
 
-function modelMaxLength(tokenizer: CLIPTokenizer): number {
+/** How many tokens the model reads. @throws ValueError when the tokenizer's files do not say. */
+export function modelMaxLength(tokenizer: CLIPTokenizer): number {
   if (tokenizer.model_max_length !== null) return tokenizer.model_max_length;
   throw new ValueError(
     "The tokenizer's files do not say how long a text may be. Set pipeline.tokenizer.model_max_length " +
@@ -127,7 +129,11 @@ function modelMaxLength(tokenizer: CLIPTokenizer): number {
 }
 
 /** Says which words the model will not see. */
-function warnOfTruncation(tokenizer: CLIPTokenizer, prompts: readonly string[], input_ids: Tensor<"int64">): void {
+export function warnOfTruncation(
+  tokenizer: CLIPTokenizer,
+  prompts: readonly string[],
+  input_ids: Tensor<"int64">,
+): void {
   const length = input_ids.dims[1]!;
   const { input_ids: untruncated } = tokenizer(prompts, { padding: "longest" });
   const whole = untruncated.dims[1]!;

@@ -17,6 +17,8 @@ export interface AddedKVAttentionOptions {
   readonly crossAttentionNorm: "layer_norm" | "group_norm" | null;
   /** Added to the scores of the text's tokens: `[batch, 1, 1, length]`. */
   readonly mask?: Value | undefined;
+  /** What the mask is called where it is given. */
+  readonly maskField?: "attention_mask" | "encoder_attention_mask";
 }
 
 /**
@@ -28,7 +30,7 @@ export function addedKVAttention(
   g: GraphBuilder,
   x: FeatureMap,
   name: string,
-  { headDim, groups, context, onlyCrossAttention, crossAttentionNorm, mask }: AddedKVAttentionOptions,
+  { headDim, groups, context, onlyCrossAttention, crossAttentionNorm, mask, maskField }: AddedKVAttentionOptions,
 ): FeatureMap {
   const heads = Math.floor(x.channels / headDim);
   const inner = heads * headDim;
@@ -48,7 +50,7 @@ export function addedKVAttention(
     value = concatTokens(g, value, tokensLinear(g, pixels, `${name}.to_v`, inner));
   }
   const padded = padMask(g, mask, pixels.length);
-  checkMask(padded, key, "attention_mask or encoder_attention_mask, with zeros for the pixels,", name);
+  checkMask(padded, key, maskField ?? "encoder_attention_mask", `${name} (with the pixels added to the mask)`);
   const mixed = scaledDotProductAttention(g, query, key, value, { heads, mask: padded });
   const projected = tokensLinear(g, mixed, `${name}.to_out.0`, x.channels);
   return add(g, fromTokens(g, projected, x.height, x.width), x);

@@ -98,8 +98,23 @@ export function checkLists(config: Config): void {
   for (const only of perBlock<unknown>(config.only_cross_attention, blocks)) {
     if (typeof only !== "boolean") throw wrong("only_cross_attention", config.only_cross_attention, "true or false");
   }
+  checkGroups(config);
   checkHeads(config);
   checkTransformerLayers(config);
+}
+
+/** K-blocks have groups of their own. */
+function checkGroups(config: Config): void {
+  const { block_out_channels: channels, norm_num_groups: groups, mid_block_type: mid } = config;
+  if (groups === null) return;
+  const last = channels.length - 1;
+  channels.forEach((count, level) => {
+    const types = [config.down_block_types[level]!, config.up_block_types[last - level]!];
+    const isNormed = level === 0 || (level === last && mid !== null) || !types.every((type) => type.startsWith("K"));
+    if (isNormed && count % groups !== 0) {
+      throw wrong("norm_num_groups", groups, `a divisor of the ${count} in \`block_out_channels\``);
+    }
+  });
 }
 
 /** What blocks make of `attention_head_dim`: null is a head of all channels, but no number of heads. */

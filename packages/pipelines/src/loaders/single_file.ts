@@ -17,14 +17,10 @@ import {
   type SingleFileOptions,
   type SingleFileSource,
 } from "@diffusers-web/models";
+import type { Component, PipelineLoadOptions } from "../pipeline_components.ts";
+import { checkComponent } from "../pipeline_loading.ts";
 import { componentEntry, disposeModels, readModelIndex } from "../pipeline_loading_utils.ts";
-import {
-  type Component,
-  checkComponent,
-  type DiffusionPipeline,
-  type PipelineClass,
-  type PipelineLoadOptions,
-} from "../pipeline_utils.ts";
+import type { DiffusionPipeline, PipelineClass } from "../pipeline_utils.ts";
 
 /** What a pipeline's `from_single_file` takes. A component that is passed is not loaded; null leaves it out. */
 export interface SingleFilePipelineOptions extends Omit<PipelineLoadOptions, "subfolder" | "variant"> {

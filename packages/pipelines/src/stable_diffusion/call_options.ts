@@ -49,7 +49,7 @@ export interface PromptedOptions<Pipeline, Tensors> extends RunOptions, CustomTi
 }
 
 /** The names of {@link PromptedOptions}. */
-export const promptedOptionNames: readonly (keyof PromptedOptions<unknown, object>)[] = [
+export const promptedOptionNames: readonly (keyof PromptedOptions<never, CallbackTensors>)[] = [
   "prompt",
   "num_inference_steps",
   "timesteps",
@@ -121,7 +121,7 @@ export function checkInputs(options: StableDiffusionOptions, height: number, wid
  */
 export function checkPromptInputs(
   className: string,
-  options: PromptedOptions<never, object>,
+  options: PromptedOptions<never, Record<string, Tensor>>,
   textWidth: number,
   allowed: readonly string[],
 ): void {
@@ -168,13 +168,13 @@ export function checkPromptInputs(
   checkReturnDict(options.return_dict);
 }
 
-/** @throws ValueError unless `value` is a multiple of 8. */
-export function checkDivisible(field: string, value: unknown): void {
-  if (typeof value === "number" && value > 0 && value % 8 === 0) return;
-  throw new ValueError(`\`height\` and \`width\` must be divisible by 8, but \`${field}\` is ${value}.`, {
+/** @throws ValueError unless `value` is a multiple of `by`. */
+export function checkDivisible(field: string, value: unknown, by = 8): void {
+  if (typeof value === "number" && value > 0 && value % by === 0) return;
+  throw new ValueError(`\`height\` and \`width\` must be divisible by ${by}, but \`${field}\` is ${value}.`, {
     field,
     found: String(value),
-    expected: "a multiple of 8",
+    expected: `a multiple of ${by}`,
   });
 }
 
@@ -183,7 +183,8 @@ function checkEither(first: string, a: unknown, second: string, b: unknown): voi
   throw new ValueError(`\`${first}\` and \`${second}\` were both given: pass one of them.`, { field: second });
 }
 
-function checkPrompt(field: string, value: unknown): void {
+/** @throws ValueError for what is neither a string nor a list of strings. */
+export function checkPrompt(field: string, value: unknown): void {
   const isList = Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === "string");
   if (value == null || typeof value === "string" || isList) return;
   const found = Array.isArray(value) ? JSON.stringify(value) : typeof value;

@@ -24,5 +24,6 @@ export function addedKVOptions({
   const { context, onlyCrossAttention, crossAttentionNorm = null, conditions } = transformer!;
   // As in Diffusers: the text's mask is read only where there is no other.
   const mask = conditions?.mask ?? conditions?.contextMask;
-  return { headDim, groups: resnet.groups, context, onlyCrossAttention, crossAttentionNorm, mask };
+  const maskField = conditions?.mask === undefined ? "encoder_attention_mask" : "attention_mask";
+  return { headDim, groups: resnet.groups, maskField, context, onlyCrossAttention, crossAttentionNorm, mask };
 }

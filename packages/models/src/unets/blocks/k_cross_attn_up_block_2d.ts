@@ -1,8 +1,8 @@
 import { blurUpsample2D } from "../../layers/blur.ts";
 import { kAttentionBlock } from "../../layers/k_attention_block.ts";
 import { kAttentionOptions } from "./k_attention_options.ts";
+import { concatLastKept } from "./k_kept.ts";
 import { kResnet } from "./k_resnet.ts";
-import { concatLastKept } from "./k_up_block_2d.ts";
 import type { UpBlock } from "./types.ts";
 
 /** {@link kUpBlock2D} with attention after each residual block. @see Diffusers `KCrossAttnUpBlock2D` */

@@ -1,6 +1,5 @@
-import type { GraphBuilder } from "../../graph/builder.ts";
 import { blurUpsample2D } from "../../layers/blur.ts";
-import { concatChannels, type FeatureMap } from "../../layers/layout.ts";
+import { concatLastKept } from "./k_kept.ts";
 import { kResnet } from "./k_resnet.ts";
 import type { UpBlock } from "./types.ts";
 
@@ -18,9 +17,3 @@ export const kUpBlock2D: UpBlock = (g, x, kept, name, options) => {
   }
   return options.addUpsample ? blurUpsample2D(g, hidden, "reflect") : hidden;
 };
-
-/** Takes a block's share of what was kept, of which the K-blocks look at the last only. */
-export function concatLastKept(g: GraphBuilder, x: FeatureMap, kept: FeatureMap[], layers: number): FeatureMap {
-  const share = kept.splice(Math.max(kept.length - layers, 0));
-  return concatChannels(g, x, share.at(-1)!);
-}

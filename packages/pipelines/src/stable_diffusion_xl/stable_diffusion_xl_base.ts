@@ -1,0 +1,141 @@
+import { type RawImage, type Scheduler, Tensor, UnsupportedModelError } from "@diffusers-web/core";
+import type {
+  Autoencoder,
+  CLIPTextModel,
+  CLIPTextModelWithProjection,
+  UNet2DConditionModel,
+} from "@diffusers-web/models";
+import type { CLIPImageProcessor } from "../image_processing_clip.ts";
+import type { OutputType, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
+import type { Prompt } from "../prompt.ts";
+import { type DescribeOptions, GuidedPipeline } from "../stable_diffusion/guided_pipeline.ts";
+import type { CLIPTokenizer } from "../tokenization_clip.ts";
+import { type EncodePromptXLOptions, encode_prompt, type PromptXLEmbeddings } from "./encode_prompt.ts";
+
+/** What a pipeline of Stable Diffusion XL is built of. */
+export interface StableDiffusionXLParts {
+  readonly vae: Autoencoder | null;
+  /** null, with its tokenizer, in the refiner. */
+  readonly text_encoder: CLIPTextModel | null;
+  readonly text_encoder_2: CLIPTextModelWithProjection | null;
+  readonly tokenizer: CLIPTokenizer | null;
+  readonly tokenizer_2: CLIPTokenizer | null;
+  readonly unet: UNet2DConditionModel;
+  readonly scheduler: Scheduler;
+  readonly image_encoder?: null;
+  readonly feature_extractor?: CLIPImageProcessor | null;
+  /** Whether a call without a negative prompt is guided away from zeros, not from the empty text. Default true. */
+  readonly force_zeros_for_empty_prompt?: boolean;
+  /**
+   * Python marks pictures invisibly where the library `invisible-watermark` is installed. There is none here: false and null
+   * (the default) are what Python does without it, true is refused.
+   */
+  readonly add_watermarker?: boolean | null;
+}
+
+export interface StableDiffusionXLBase {
+  /** null in the refiner. */
+  text_encoder: CLIPTextModel | null;
+  text_encoder_2: CLIPTextModelWithProjection;
+  /** null in the refiner. */
+  tokenizer: CLIPTokenizer | null;
+  tokenizer_2: CLIPTokenizer;
+  feature_extractor: CLIPImageProcessor | null;
+}
+
+/** What {@link StableDiffusionXLBase.finish} has to know of a call. */
+export interface FinishXLOptions extends DescribeOptions {
+  readonly output_type?: OutputType | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** What the pipelines of Stable Diffusion XL have in common: their components, the text, and the way from latents to pictures. */
+export abstract class StableDiffusionXLBase extends GuidedPipeline {
+  static override readonly name: string = "StableDiffusionXLBase";
+  static override readonly component_names: readonly string[] = [
+    "vae",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "unet",
+    "scheduler",
+    "image_encoder",
+    "feature_extractor",
+  ];
+  static override readonly optional_components: readonly string[] = [
+    "tokenizer",
+    "tokenizer_2",
+    "text_encoder",
+    "text_encoder_2",
+    "image_encoder",
+    "feature_extractor",
+  ];
+  static override readonly init_options: readonly string[] = ["force_zeros_for_empty_prompt", "add_watermarker"];
+  static override readonly model_cpu_offload_seq: string | null =
+    "text_encoder->text_encoder_2->image_encoder->unet->vae";
+
+  constructor(parts: StableDiffusionXLParts) {
+    super(parts);
+    const { vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler } = parts;
+    const { feature_extractor = null, force_zeros_for_empty_prompt = true, add_watermarker } = parts;
+    if (add_watermarker === true) {
+      throw new UnsupportedModelError(
+        "There is no invisible watermark here: leave `add_watermarker` out, or pass false.",
+        {
+          className: this.constructor.name,
+          field: "add_watermarker",
+          found: "true",
+          expected: "false",
+        },
+      );
+    }
+    const texts = { text_encoder, text_encoder_2, tokenizer, tokenizer_2 };
+    this.register_modules({ vae, ...texts, unet, scheduler, image_encoder: null, feature_extractor });
+    this.register_to_config({ force_zeros_for_empty_prompt });
+  }
+
+  /** Encodes prompts, for `prompt_embeds`, `pooled_prompt_embeds` and the negative ones. */
+  encode_prompt(
+    prompt: Prompt | null,
+    options: Omit<EncodePromptXLOptions, "prompt"> = {},
+  ): Promise<PromptXLEmbeddings> {
+    const force_zeros = this.config["force_zeros_for_empty_prompt"] === true;
+    return encode_prompt(this, { ...options, prompt }, force_zeros);
+  }
+
+  /** The components without which a call that ends in this type cannot run. */
+  protected checkRunParts(output_type: OutputType): void {
+    this.checkParts(["unet", "scheduler", ...(output_type === "latent" ? [] : ["vae"])]);
+  }
+
+  /** Decodes latents, and writes the call's parameters beside the pictures. */
+  protected async finish(
+    latents: Tensor,
+    num_inference_steps: number,
+    options: FinishXLOptions,
+  ): Promise<StableDiffusionPipelineOutput<Tensor | RawImage[]>> {
+    const { output_type = "image", signal, generator } = options;
+    if (output_type === "latent") return { images: latents, nsfw_content_detected: null };
+    const { sample } = await this.vae.decode(unscaled(this.vae, latents), { generator });
+    signal?.throwIfAborted();
+    const images = this.image_processor.postprocess(sample, output_type);
+    if (!(images instanceof Tensor)) this.describe(images, num_inference_steps, options);
+    return { images, nsfw_content_detected: null };
+  }
+}
+
+/** Latents as the autoencoder knows them. */
+function unscaled(vae: Autoencoder, latents: Tensor): Tensor {
+  const { scaling_factor, latents_mean, latents_std } = vae.config as Autoencoder["config"] & {
+    readonly latents_mean?: readonly number[] | null;
+    readonly latents_std?: readonly number[] | null;
+  };
+  if (latents_mean == null || latents_std == null) return latents.div(scaling_factor);
+  return latents.mul(channels(latents_std)).div(scaling_factor).add(channels(latents_mean));
+}
+
+/** One number for each channel. */
+function channels(values: readonly number[]): Tensor {
+  return new Tensor("float32", values, [1, values.length, 1, 1]);
+}
