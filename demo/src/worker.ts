@@ -88,7 +88,7 @@ async function load({ model, device }: ModelRequest, signal: AbortSignal): Promi
     device,
     signal,
     progress_callback: (progress) => reply({ type: "progress", progress }),
-  })) as StableDiffusionPipeline;
+  })) as unknown as StableDiffusionPipeline;
   loaded = { model, pipeline, saved: pipeline.scheduler, device, warm: false };
   return loaded;
 }

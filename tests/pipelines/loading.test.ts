@@ -342,7 +342,7 @@ const broken: [string, (path: string) => void, ErrorClass, RegExp][] = [
     "an unknown pipeline",
     editIndex((index) => ({ ...index, _class_name: "StableDiffusionPipelin" })),
     UnsupportedModelError,
-    /StableDiffusionPipelin,.*There are: DDIMPipeline, DDPMPipeline, StableDiffusionPipeline/,
+    /StableDiffusionPipelin,.*There are: .*DDIMPipeline, DDPMPipeline, .*StableDiffusionPipeline/,
   ],
   [
     "code in the repository",

@@ -1,6 +1,6 @@
+import { type Directory, writeFile } from "./directory.ts";
 import { checkOptions, IntegrityError, ModelNotFoundError, nearest, ValueError } from "./errors.ts";
 import { type LoadOptions, loadOptionNames, openSource, readText, type SourceLike, subSource } from "./hub/source.ts";
-import { nodeImport } from "./node.ts";
 import { copyJson, floatsOf, markFloats, parsePythonJson, stringifyPythonJson } from "./python_json.ts";
 
 /** The Diffusers release whose behaviour this library follows; `_diffusers_version` in every config it writes. */
@@ -200,26 +200,9 @@ export abstract class ConfigMixin<C extends object> {
    * @param directory a path in Node (made when absent), or a directory handle in a page
    * @throws ValueError for a path that is a file.
    */
-  async save_config(directory: string | FileSystemDirectoryHandle): Promise<void> {
-    const name = (this.constructor as unknown as ConfigClass<unknown>).config_name;
-    if (typeof directory !== "string") {
-      const writable = await (await directory.getFileHandle(name, { create: true })).createWritable();
-      await writable.write(this.to_json_string());
-      await writable.close();
-      return;
-    }
-    const fs = await nodeImport<typeof import("node:fs/promises")>("node:fs/promises");
-    const path = await nodeImport<typeof import("node:path")>("node:path");
-    const stat = await fs.stat(directory).catch(() => undefined);
-    if (stat?.isFile() === true) {
-      throw new ValueError(`${directory} should be a folder, it is a file.`, {
-        field: "directory",
-        found: "a file",
-        expected: "a folder",
-      });
-    }
-    await fs.mkdir(directory, { recursive: true });
-    await fs.writeFile(path.join(directory, name), this.to_json_string(), "utf8");
+  async save_config(directory: Directory): Promise<void> {
+    const { config_name } = this.constructor as unknown as ConfigClass<unknown>;
+    await writeFile(directory, config_name, [this.to_json_string()]);
   }
 }
 

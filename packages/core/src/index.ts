@@ -1,5 +1,6 @@
 export { makeCallable } from "./callable.ts";
 export * from "./configuration_utils.ts";
+export { type Directory, subDirectory, type WritableDirectory, type WritableFile, writeFile } from "./directory.ts";
 export type { DataOf, DataType } from "./dtypes.ts";
 export * from "./errors.ts";
 export { Generator } from "./generator.ts";
@@ -16,3 +17,4 @@ export * from "./schedulers/index.ts";
 export { Tensor, type TensorData, type TensorLike } from "./tensor.ts";
 export type { NestedNumbers, SliceRange } from "./tensor_shapes.ts";
 export { type RandnTensorOptions, randn_tensor } from "./torch_utils.ts";
+export { ZipDirectory } from "./zip.ts";

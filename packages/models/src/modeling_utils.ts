@@ -3,6 +3,7 @@ import {
   type ConfigDict,
   ConfigMixin,
   checkOptions,
+  type Directory,
   type LoadOptions,
   loadOptionNames,
   openSource,
@@ -10,9 +11,11 @@ import {
   reportProgress,
   type SourceLike,
   sourceName,
+  stringifyPythonJson,
   subSource,
   type Tensor,
   WeightsMismatchError,
+  writeFile,
 } from "@diffusers-web/core";
 import { DeviceModel, type Loaded, type Placement } from "./device_model.ts";
 import { GraphBuilder } from "./graph/builder.ts";
@@ -78,6 +81,9 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
   /** Tensors of old checkpoints that no longer mean anything. */
   static readonly keys_to_ignore: readonly RegExp[] = [/\.position_ids$/];
 
+  /** The config file as it was read, where nothing was overridden. */
+  private writtenConfig: ConfigDict | undefined;
+
   /** Emits every graph of the model once, at a small size: what does not fit the weights is found when they are loaded. */
   protected abstract check(build: (emit: EmitGraph) => void): void;
 
@@ -127,10 +133,12 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
       from: SourceLike,
       o: LoadOptions,
     ) => Promise<ConfigDict>;
-    const config = this.prepare_config(await loadConfig.call(this, folder, { signal }));
+    const written = await loadConfig.call(this, folder, { signal });
+    const config = this.prepare_config(written);
     const overrides = Object.fromEntries(Object.entries(options).filter(([key]) => fields.includes(key)));
     const fromConfig = ConfigMixin.from_config as (this: unknown, config: object, kwargs: object) => T;
     const model = fromConfig.call(this, config, overrides);
+    if (Object.keys(overrides).length === 0) model.writtenConfig = written;
     const chosen = await getDevice(device, dtype);
     signal?.throwIfAborted();
 
@@ -194,6 +202,28 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
     } finally {
       part.close();
     }
+  }
+
+  /**
+   * Writes the config and the weights into a folder, for Python or for `from_pretrained`: one safetensors file, with the
+   * tensors in the types that they were loaded from.
+   *
+   * @param directory a path in Node (made when absent), a directory handle in a page, or a `ZipDirectory`
+   * @param options `variant`: goes into the name of the weights' file, e.g. "fp16"
+   * @throws DeviceError after `dispose`, ValueError for a path that is a file, TypeError for an unknown option.
+   * @see Diffusers `ModelMixin.save_pretrained`
+   */
+  async save_pretrained(directory: Directory, options: { readonly variant?: string | undefined } = {}): Promise<void> {
+    checkOptions(`${this.constructor.name}.save_pretrained`, options, ["variant"]);
+    const { weights } = this.current;
+    const { weights_name, config_name } = this.constructor as unknown as ModelClass<unknown>;
+    // transformers tells its models by fields that these classes do without.
+    const isForeign = weights_name === "model" && this.writtenConfig !== undefined;
+    if (isForeign) await writeFile(directory, config_name, [`${stringifyPythonJson(this.writtenConfig)}\n`]);
+    else await this.save_config(directory);
+    const { saveSafetensors } = await import("./save_weights.ts");
+    const file = [weights_name, ...(options.variant === undefined ? [] : [options.variant]), "safetensors"].join(".");
+    await saveSafetensors(directory, file, weights.entries());
   }
 
   /** Takes weights over: they are closed with the model, and at once when they do not fit. */

@@ -62,6 +62,11 @@ export class Weights implements WeightSource {
     return this.tensors.keys();
   }
 
+  /** The tensors themselves, to be written elsewhere. */
+  entries(): Iterable<[string, LazyTensor]> {
+    return this.tensors.entries();
+  }
+
   /**
    * The tensor's bytes as `as`; a view of the file's own where it is in memory and already of that type.
    *

@@ -2,8 +2,8 @@ import type { Generator, Scheduler, Tensor } from "@diffusers-web/core";
 import type {
   AutoencoderKL,
   CLIPTextModel,
-  DPTForDepthEstimation,
   CLIPTextModelWithProjection,
+  DPTForDepthEstimation,
   StableDiffusionSafetyChecker,
   UNet2DConditionModel,
   UNet2DModel,
@@ -25,6 +25,7 @@ import type { StableDiffusionImg2ImgOptions } from "./stable_diffusion/pipeline_
 import type { StableDiffusionInpaintOptions } from "./stable_diffusion/pipeline_stable_diffusion_inpaint.ts";
 import type { StableDiffusionMixin } from "./stable_diffusion_mixin.ts";
 import type { StableDiffusionXLOptions } from "./stable_diffusion_xl/pipeline_stable_diffusion_xl.ts";
+import type { StableDiffusionXLImg2ImgOptions } from "./stable_diffusion_xl/pipeline_stable_diffusion_xl_img2img.ts";
 import type { KarrasVeOptions } from "./stochastic_karras_ve/pipeline_stochastic_karras_ve.ts";
 import type { CLIPTokenizer } from "./tokenization_clip.ts";
 
@@ -37,6 +38,7 @@ export interface AnyPipelineOptions
     Omit<StableDiffusionDepth2ImgOptions, Shared>,
     Omit<StableDiffusionInpaintOptions, Shared>,
     Omit<StableDiffusionXLOptions, Shared>,
+    Omit<StableDiffusionXLImg2ImgOptions, Shared>,
     Omit<DDPMOptions, Shared>,
     Omit<DDIMOptions, Shared>,
     Omit<PNDMOptions, Shared>,
@@ -74,10 +76,10 @@ export interface AnyPipeline
   vqvae?: VQModel;
   text_encoder: CLIPTextModel;
   /** Stable Diffusion XL. */
-  text_encoder_2: CLIPTextModelWithProjection;
+  text_encoder_2?: CLIPTextModelWithProjection;
   tokenizer: CLIPTokenizer;
   /** Stable Diffusion XL. */
-  tokenizer_2: CLIPTokenizer;
+  tokenizer_2?: CLIPTokenizer;
   safety_checker: StableDiffusionSafetyChecker | null;
   feature_extractor: CLIPImageProcessor | DPTImageProcessor | null;
   depth_estimator: DPTForDepthEstimation;

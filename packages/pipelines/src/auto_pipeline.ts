@@ -19,6 +19,8 @@ export type AutoPipelineFromPipeOptions = FromPipeOptions & {
   readonly enable_pag?: boolean;
 };
 
+const cannotBeMade = "An AutoPipeline is not made itself: call its from_pretrained or from_pipe.";
+
 /** What is to be made, and how the classes that do so are named: `StableDiffusion` + `ControlNet` + `Img2ImgPipeline`. */
 interface Task {
   readonly name: string;
@@ -160,7 +162,11 @@ async function fromPipe(
  * @see Diffusers `AutoPipelineForText2Image`
  */
 export class AutoPipelineForText2Image {
-  private constructor() {}
+  static readonly name: string = "AutoPipelineForText2Image";
+
+  private constructor() {
+    throw new TypeError(cannotBeMade);
+  }
 
   /**
    * @throws ValueError for a checkpoint of no family that has the task, UnsupportedModelError for a class that is not built;
@@ -182,7 +188,11 @@ export class AutoPipelineForText2Image {
  * @see Diffusers `AutoPipelineForImage2Image`
  */
 export class AutoPipelineForImage2Image {
-  private constructor() {}
+  static readonly name: string = "AutoPipelineForImage2Image";
+
+  private constructor() {
+    throw new TypeError(cannotBeMade);
+  }
 
   /** @throws as `AutoPipelineForText2Image.from_pretrained`. */
   static from_pretrained(from: SourceLike, options: AutoPipelineLoadOptions = {}): Promise<AnyPipeline> {
@@ -201,7 +211,11 @@ export class AutoPipelineForImage2Image {
  * @see Diffusers `AutoPipelineForInpainting`
  */
 export class AutoPipelineForInpainting {
-  private constructor() {}
+  static readonly name: string = "AutoPipelineForInpainting";
+
+  private constructor() {
+    throw new TypeError(cannotBeMade);
+  }
 
   /** @throws as `AutoPipelineForText2Image.from_pretrained`. */
   static from_pretrained(from: SourceLike, options: AutoPipelineLoadOptions = {}): Promise<AnyPipeline> {

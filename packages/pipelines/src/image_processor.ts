@@ -7,6 +7,8 @@ import {
   Tensor,
   ValueError,
 } from "@diffusers-web/core";
+import { checkNumber } from "./checks.ts";
+import { gaussianBlur } from "./image_blur.ts";
 import {
   type CropRegion,
   crop,
@@ -166,7 +168,7 @@ export class VaeImageProcessor extends ConfigMixin<VaeImageProcessorConfig> {
    * @throws ValueError for a mask that is black all over.
    * @see Diffusers `VaeImageProcessor.get_crop_region`
    */
-  static get_crop_region(mask_image: RawImage, width: number, height: number, pad = 0): CropRegion {
+  get_crop_region(mask_image: RawImage, width: number, height: number, pad = 0): CropRegion {
     return getCropRegion(mask_image, width, height, pad);
   }
 
@@ -185,6 +187,18 @@ export class VaeImageProcessor extends ConfigMixin<VaeImageProcessorConfig> {
     const part = this.resize(image, y2 - y, x2 - x, "crop");
     const { width, height } = init_image;
     return overlay(mask, init_image, crop(part, [-x, -y, width - x, height - y]));
+  }
+
+  /**
+   * A picture, such as a mask, blurred with a Gauss filter: with {@link apply_overlay}, a soft transition.
+   *
+   * @param blur_factor the standard deviation in pixels. Default 4
+   * @throws ValueError for one below 0.
+   * @see Diffusers `VaeImageProcessor.blur`
+   */
+  blur(image: RawImage, blur_factor = 4): RawImage {
+    checkNumber("blur_factor", blur_factor, 0);
+    return gaussianBlur(image, blur_factor);
   }
 
   private resize(image: RawImage, height: number, width: number, mode: ResizeMode): RawImage {

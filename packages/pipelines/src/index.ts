@@ -31,6 +31,7 @@ export type { PipelineClass } from "./pipeline_utils.ts";
 export { type PNDMOptions, PNDMPipeline } from "./pndm/pipeline_pndm.ts";
 export type { EncodePromptOptions, Prompt, PromptEmbeddings } from "./prompt.ts";
 export { DiffusionPipeline, pipelineRegistry } from "./registry.ts";
+export type { SavePipelineOptions } from "./saving.ts";
 export { type ScoreSdeVeOptions, ScoreSdeVePipeline } from "./score_sde_ve/pipeline_score_sde_ve.ts";
 export type { CallbackTensors, PromptedOptions, StableDiffusionOptions } from "./stable_diffusion/call_options.ts";
 export type { ImageInput } from "./stable_diffusion/image_latents.ts";
@@ -42,6 +43,7 @@ export type { XLCallbackTensors, XLPromptedOptions } from "./stable_diffusion_xl
 export type { EncodePromptXLOptions, PromptXLEmbeddings } from "./stable_diffusion_xl/encode_prompt.ts";
 export type { MicroConditioning, Pair } from "./stable_diffusion_xl/micro_conditioning.ts";
 export * from "./stable_diffusion_xl/pipeline_stable_diffusion_xl.ts";
+export * from "./stable_diffusion_xl/pipeline_stable_diffusion_xl_img2img.ts";
 export { type KarrasVeOptions, KarrasVePipeline } from "./stochastic_karras_ve/pipeline_stochastic_karras_ve.ts";
 export { type CustomTimesteps, retrieve_timesteps } from "./timesteps.ts";
 export * from "./tokenization_clip.ts";

@@ -65,6 +65,8 @@ export interface PipelineLoadOptions extends LoadOptions, PipelineComponents {
    * what model_index.json says.
    */
   readonly force_zeros_for_empty_prompt?: boolean;
+  /** StableDiffusionXLImg2ImgPipeline: whether the UNet is told aesthetic scores. Default: what model_index.json says. */
+  readonly requires_aesthetics_score?: boolean;
   /** Stable Diffusion XL: false, the default. There is no invisible watermark here: true is refused. */
   readonly add_watermarker?: boolean | null;
 }

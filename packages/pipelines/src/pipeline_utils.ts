@@ -1,6 +1,7 @@
 import {
   type ConfigDict,
   ConfigMixin,
+  type Directory,
   makeCallable,
   type SourceLike,
   UnsupportedModelError,
@@ -14,6 +15,7 @@ import { offloadAll, offloadSequence, withOffload } from "./offload.ts";
 import type { Component, PipelineLoadOptions } from "./pipeline_components.ts";
 import { loadPipeline } from "./pipeline_loading.ts";
 import { disposeModels, isModel, MODEL_INDEX, type Model, pipelineClassName } from "./pipeline_loading_utils.ts";
+import type { SavePipelineOptions } from "./saving.ts";
 
 /** The static side of a pipeline's class. */
 export interface PipelineClass<T extends DiffusionPipeline = DiffusionPipeline> {
@@ -212,6 +214,20 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     if (this.offloading !== undefined) await offloadAll(this.components);
   }
 
+  /**
+   * Writes the pipeline into a folder, for Python or for `from_pretrained`. Weights are written in the types that they were
+   * loaded from, tokenizer files as they were.
+   *
+   * @param directory a path in Node (made when absent), a directory handle in a page, or a `ZipDirectory`
+   * @throws UnsupportedModelError for a component that cannot be saved (an ONNX export), before anything is written;
+   * DeviceError after `dispose`, ValueError for a path that is a file, TypeError for an unknown option.
+   * @see Diffusers `DiffusionPipeline.save_pretrained`
+   */
+  async save_pretrained(directory: Directory, options: SavePipelineOptions = {}): Promise<void> {
+    const { savePipeline } = await import("./saving.ts");
+    await savePipeline(this, directory, options);
+  }
+
   /** Frees the models' memory. Idempotent; the pipeline cannot be called afterwards. */
   async dispose(): Promise<void> {
     await disposeModels(this.models);
@@ -292,9 +308,13 @@ async function chosenClass(
   return isBase ? registry[className]!() : (called as PipelineClass);
 }
 
+/** Schedulers that Python keeps in a package of this name, which it takes for that of a pipeline. */
+const movedSchedulers: readonly string[] = ["KarrasVeScheduler", "ScoreSdeVpScheduler"];
+
 /** `[library, class]` as model_index.json names a component. */
 function classPair(component: Component | null): [string, string] | [null, null] {
   if (component === null) return [null, null];
   const { name } = component.constructor;
-  return [componentRegistry[name]?.library ?? "diffusers", name];
+  const library = componentRegistry[name]?.library ?? (movedSchedulers.includes(name) ? "deprecated" : "diffusers");
+  return [library, name];
 }

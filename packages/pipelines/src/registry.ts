@@ -22,6 +22,8 @@ export const pipelineRegistry: PipelineRegistry = {
     (await import("./stable_diffusion/pipeline_stable_diffusion_inpaint.ts")).StableDiffusionInpaintPipeline,
   StableDiffusionPipeline: async () =>
     (await import("./stable_diffusion/pipeline_stable_diffusion.ts")).StableDiffusionPipeline,
+  StableDiffusionXLImg2ImgPipeline: async () =>
+    (await import("./stable_diffusion_xl/pipeline_stable_diffusion_xl_img2img.ts")).StableDiffusionXLImg2ImgPipeline,
   StableDiffusionXLPipeline: async () =>
     (await import("./stable_diffusion_xl/pipeline_stable_diffusion_xl.ts")).StableDiffusionXLPipeline,
 };

@@ -11,6 +11,9 @@ type Switch = "enable_slicing" | "disable_slicing" | "enable_tiling" | "disable_
  */
 export abstract class StableDiffusionMixin extends DiffusionPipeline {
   static override readonly name: string = "StableDiffusionMixin";
+  static override readonly component_types: Readonly<Record<string, readonly string[]>> = {
+    unet: ["UNet2DConditionModel", "ORTUnet"],
+  };
 
   /**
    * Decodes the pictures of a call one by one: less memory, the same pictures.

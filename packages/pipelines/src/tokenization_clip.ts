@@ -1,12 +1,12 @@
 import {
   checkOptions,
+  type Directory,
   IntegrityError,
   type LoadOptions,
   ModelNotFoundError,
   makeCallable,
   openSource,
   parseConfig,
-  readText,
   type SourceLike,
   subSource,
   Tensor,
@@ -15,6 +15,7 @@ import {
 // transformers.js re-exports these very classes, but importing it brings 150 kB (gzipped) of vision and audio models
 // and a second loader of the ONNX runtime along; this package of its is 11 kB.
 import { Normalizer, Tokenizer } from "@huggingface/tokenizers";
+import { saveTokenizerFiles, TextFiles } from "./tokenizer_files.ts";
 
 /** A token that is never split, as tokenizer files describe it. */
 export interface AddedToken {
@@ -235,8 +236,9 @@ export class CLIPTokenizer {
    */
   static async from_pretrained(from: SourceLike, options: LoadOptions = {}): Promise<CLIPTokenizer> {
     const source = subSource(await openSource(from, options), options.subfolder);
+    const files = new TextFiles(source, options);
     const read = async (file: string): Promise<FileObject | undefined> => {
-      const text = await readText(source, file, options);
+      const text = await files.read(file);
       return text === undefined ? undefined : (parseConfig(text, file, source.name) as FileObject);
     };
     const { added_tokens_decoder, ...settings } = (await read("tokenizer_config.json")) ?? {};
@@ -261,7 +263,7 @@ export class CLIPTokenizer {
 
     let model = fast?.["model"] as { vocab?: unknown; merges?: unknown } | undefined;
     if (fast === undefined) {
-      const [vocab, merges] = await Promise.all([read("vocab.json"), readText(source, "merges.txt", options)]);
+      const [vocab, merges] = await Promise.all([read("vocab.json"), files.read("merges.txt")]);
       if (vocab === undefined || merges === undefined) {
         const missing = vocab === undefined ? "vocab.json" : "merges.txt";
         throw new ModelNotFoundError(
@@ -274,7 +276,7 @@ export class CLIPTokenizer {
     }
     const file = fast === undefined ? "vocab.json" : "tokenizer.json";
     const longest = settings["model_max_length"];
-    return new CLIPTokenizer({
+    const config: CLIPTokenizerConfig = {
       vocab: checkVocab(model?.vocab, file),
       merges: checkMerges(model?.merges, fast === undefined ? "merges.txt" : file),
       ...namedTokens({ ...settings, ...special }, added),
@@ -283,7 +285,13 @@ export class CLIPTokenizer {
       model_max_length: typeof longest === "number" && longest < 1e20 ? longest : null,
       ...(settings["padding_side"] === "left" ? { padding_side: "left" } : {}),
       ...(settings["truncation_side"] === "left" ? { truncation_side: "left" } : {}),
-    });
+    };
+    return files.keepFor(new CLIPTokenizer(config));
+  }
+
+  /** Writes the files that the tokenizer was loaded from into a folder. */
+  save_pretrained(directory: Directory): Promise<void> {
+    return saveTokenizerFiles(this, directory);
   }
 }
 

@@ -61,7 +61,7 @@ export async function callModel(className: string, model: ModelMixin<object>, co
 }
 
 const zeros = (...dims: number[]): Tensor => Tensor.zeros(dims);
-const size = 16;
+const size = 8;
 
 type Denoiser = (...args: unknown[]) => Promise<unknown>;
 

@@ -17,7 +17,7 @@ export interface Layout {
 /** A model that a checkpoint in one file may have. */
 export interface SingleFileComponent {
   /** Where its config is in the Diffusers layout. */
-  readonly folder: Extract<keyof SingleFileConfigs, "unet" | "vae" | "text_encoder"> | "text_encoder_2";
+  readonly folder: Exclude<keyof SingleFileConfigs, "scheduler">;
   /** The first that is there is taken. */
   readonly layouts: readonly Layout[];
 }

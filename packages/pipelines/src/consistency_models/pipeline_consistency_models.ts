@@ -13,6 +13,7 @@ import { sampleShape } from "../ddpm/sample_shape.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
+import { randomGenerator } from "../random_generator.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import {
   afterStep,
@@ -81,7 +82,7 @@ export class ConsistencyModelPipeline extends DiffusionPipeline {
     this.checkParts(["unet", "scheduler"]);
     const shape = sampleShape(unet, batch_size);
     if (latents != null) checkTensor("latents", latents, shape);
-    const generator = options.generator ?? randomlySeeded();
+    const generator = options.generator ?? randomGenerator();
 
     // 1. noise, as much as the largest noise level
     let sample = (latents ?? randn_tensor(shape, { generator })).mul(scheduler.init_noise_sigma);
@@ -154,10 +155,4 @@ function labelsOf(
       expected: `${batch} of 0 to ${num_class_embeds - 1}`,
     },
   );
-}
-
-function randomlySeeded(): Generator {
-  const generator = new Generator();
-  generator.seed();
-  return generator;
 }

@@ -15,7 +15,9 @@ import { describeImages } from "../generation_metadata.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, OutputType, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
+import { randomGenerator } from "../random_generator.ts";
 import { stepOptions } from "../timesteps.ts";
+import { timestepTensor } from "../unconditional.ts";
 
 /** What a {@link DDIMPipeline} is called with. */
 export interface DDIMOptions extends RunOptions {
@@ -51,6 +53,7 @@ export interface DDIMPipeline extends PipelineCall<DDIMOptions> {
 export class DDIMPipeline extends DiffusionPipeline {
   static override readonly name: string = "DDIMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
+  static override readonly component_types: Readonly<Record<string, readonly string[]>> = { unet: ["UNet2DModel"] };
   static override readonly model_cpu_offload_seq: string = "unet";
 
   constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: Scheduler }) {
@@ -71,18 +74,20 @@ export class DDIMPipeline extends DiffusionPipeline {
       "signal",
     ]);
     const { batch_size = 1, eta = 0, num_inference_steps = 50, output_type = "image", signal } = options;
-    const { callback_on_step_end: callback, generator } = options;
+    const { callback_on_step_end: callback } = options;
     checkWhole("batch_size", batch_size);
     checkWhole("num_inference_steps", num_inference_steps);
     checkNumber("eta", eta);
     checkOutputType(output_type, ["image", "pil", "tensor", "pt"]);
     checkReturnDict(options.return_dict);
-    checkGenerator(generator, batch_size);
+    checkGenerator(options.generator, batch_size);
     if (eta < 0 || eta > 1) {
       console.warn(`\`eta\` is ${eta}, outside of 0 (DDIM) to 1 (DDPM): the pictures may not be what you expect.`);
     }
     const { unet, scheduler } = this;
     this.checkParts(["unet", "scheduler"]);
+
+    const generator = options.generator ?? randomGenerator();
 
     // Gaussian noise to begin with
     let image = randn_tensor(sampleShape(unet, batch_size), { generator });
@@ -90,13 +95,13 @@ export class DDIMPipeline extends DiffusionPipeline {
     const step_kwargs = stepOptions(scheduler, {
       eta,
       use_clipped_model_output: options.use_clipped_model_output ?? undefined,
-      generator: generator ?? undefined,
+      generator,
     });
 
     for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
       if (this.interrupt) break;
       // 1. predict the noise
-      const { sample: model_output } = await unet(image, t);
+      const { sample: model_output } = await unet(image, timestepTensor(t));
       // 2. x_t -> x_t-1: eta of the paper is how much of the variance is drawn
       image = scheduler.step(model_output, t, image, step_kwargs).prev_sample;
 

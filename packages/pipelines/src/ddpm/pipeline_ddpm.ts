@@ -6,7 +6,9 @@ import { describeImages } from "../generation_metadata.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, OutputType, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
+import { randomGenerator } from "../random_generator.ts";
 import { stepOptions } from "../timesteps.ts";
+import { timestepTensor } from "../unconditional.ts";
 import { sampleShape } from "./sample_shape.ts";
 
 /** What a {@link DDPMPipeline} is called with. */
@@ -44,6 +46,7 @@ export interface DDPMPipeline extends PipelineCall<DDPMOptions> {
 export class DDPMPipeline extends DiffusionPipeline {
   static override readonly name: string = "DDPMPipeline";
   static override readonly component_names: readonly string[] = ["unet", "scheduler"];
+  static override readonly component_types: Readonly<Record<string, readonly string[]>> = { unet: ["UNet2DModel"] };
   static override readonly model_cpu_offload_seq: string = "unet";
 
   constructor(parts: { readonly unet: UNet2DModel; readonly scheduler: Scheduler }) {
@@ -62,24 +65,26 @@ export class DDPMPipeline extends DiffusionPipeline {
       "signal",
     ]);
     const { batch_size = 1, num_inference_steps = 1000, output_type = "image", signal } = options;
-    const { callback_on_step_end: callback, generator } = options;
+    const { callback_on_step_end: callback } = options;
     checkWhole("batch_size", batch_size);
     checkWhole("num_inference_steps", num_inference_steps);
     checkOutputType(output_type, ["image", "pil", "tensor", "pt"]);
     checkReturnDict(options.return_dict);
-    checkGenerator(generator, batch_size);
+    checkGenerator(options.generator, batch_size);
     const { unet, scheduler } = this;
     this.checkParts(["unet", "scheduler"]);
+
+    const generator = options.generator ?? randomGenerator();
 
     // Gaussian noise to begin with
     let image = randn_tensor(sampleShape(unet, batch_size), { generator });
     scheduler.set_timesteps(num_inference_steps);
-    const step_kwargs = stepOptions(scheduler, { generator: generator ?? undefined });
+    const step_kwargs = stepOptions(scheduler, { generator });
 
     for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
       if (this.interrupt) break;
       // 1. predict the noise
-      const { sample: model_output } = await unet(image, t);
+      const { sample: model_output } = await unet(image, timestepTensor(t));
       // 2. x_t -> x_t-1
       image = scheduler.step(model_output, t, image, step_kwargs).prev_sample;
 

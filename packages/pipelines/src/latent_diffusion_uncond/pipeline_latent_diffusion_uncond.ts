@@ -5,6 +5,7 @@ import { sampleShape } from "../ddpm/sample_shape.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
+import { randomGenerator } from "../random_generator.ts";
 import { stepOptions } from "../timesteps.ts";
 import {
   afterStep,
@@ -53,18 +54,20 @@ export class LDMPipeline extends DiffusionPipeline {
 
   protected override async run(options: LDMOptions): Promise<ImagePipelineOutput<RawImage[] | Tensor>> {
     checkUnconditional("LDMPipeline", options, ["eta", "num_inference_steps"]);
-    const { batch_size = 1, eta = 0, num_inference_steps = 50, generator } = options;
+    const { batch_size = 1, eta = 0, num_inference_steps = 50 } = options;
     checkWhole("num_inference_steps", num_inference_steps);
     checkNumber("eta", eta);
     const { vqvae, unet, scheduler } = this;
     this.checkParts(["vqvae", "unet", "scheduler"]);
+
+    const generator = options.generator ?? randomGenerator();
 
     // Gaussian noise to begin with, as much as the scheduler wants
     let latents = randn_tensor(sampleShape(unet, batch_size), { generator }).mul(scheduler.init_noise_sigma);
     scheduler.set_timesteps(num_inference_steps);
     // Python's steps draw from torch's own generator, whatever was passed. Here the one that was passed goes on, so that
     // the seed gives the picture back: the same numbers as after `torch.manual_seed(seed)`.
-    const step_kwargs = stepOptions(scheduler, { eta, generator: generator ?? undefined });
+    const step_kwargs = stepOptions(scheduler, { eta, generator });
 
     for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
       if (this.interrupt) break;
@@ -77,6 +80,6 @@ export class LDMPipeline extends DiffusionPipeline {
 
     const { sample } = await vqvae.decode(latents.div(vqvae.config.scaling_factor));
     const images = new VaeImageProcessor().postprocess(sample, options.output_type);
-    return outputOf(this, options, num_inference_steps, images);
+    return outputOf(this, { ...options, generator }, num_inference_steps, images);
   }
 }

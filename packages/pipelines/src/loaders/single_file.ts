@@ -41,7 +41,11 @@ const components = {
   unet: ["diffusers", "UNet2DConditionModel"],
   vae: ["diffusers", "AutoencoderKL"],
   text_encoder: ["transformers", "CLIPTextModel"],
+  text_encoder_2: ["transformers", "CLIPTextModelWithProjection"],
 };
+
+/** What encodes text: optional in XL, because the refiner has but one encoder. */
+const textComponents = ["tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2"];
 
 /**
  * Loads a pipeline from a checkpoint in one file. What is small comes first; the file is opened once, for all models.
@@ -56,6 +60,12 @@ export async function loadSingleFile<T extends DiffusionPipeline>(
   options: SingleFilePipelineOptions,
 ): Promise<T> {
   const { component_names, optional_components, init_options, name } = cls;
+  if (kinds.length === 0) {
+    throw new UnsupportedModelError(
+      `No ${name} can be made of a checkpoint in one file, as in Diffusers: use from_pretrained.`,
+      { className: name, field: "from_single_file", expected: "from_pretrained" },
+    );
+  }
   const known = modelLoadOptionNames.filter((one) => one !== "variant" && one !== "subfolder");
   const own = ["config", "original_config", ...component_names, ...init_options];
   checkOptions(`${name}.from_single_file`, options, [...known, ...own]);
@@ -71,12 +81,16 @@ export async function loadSingleFile<T extends DiffusionPipeline>(
     if (given[key] != null) checkComponent(key, index[key], given[key]);
   }
   // Optional ones are not in such files, as in Diffusers; only what prepares pictures for a checker that is passed is read.
-  const isThere = (key: string): boolean =>
-    key === "feature_extractor" && Array.isArray(index[key]) && index[key][0] !== null;
+  const isThere = (key: string): boolean => {
+    if (config === undefined && textComponents.includes(key)) return true;
+    const read = key === "feature_extractor" || textComponents.includes(key);
+    return read && Array.isArray(index[key]) && index[key][0] !== null;
+  };
   const wanted = component_names.filter(
     (key) => given[key] === undefined && (!optional_components.includes(key) || isThere(key)),
   );
-  if (config === undefined && wanted.includes("tokenizer")) throw noTokenizer(name);
+  const tokenizer = wanted.find((key) => key.startsWith("tokenizer"));
+  if (config === undefined && tokenizer !== undefined) throw noTokenizer(name, tokenizer, kinds);
 
   const loaded: Record<string, unknown> = {};
   let checkpoint: SingleFileCheckpoint | undefined;
@@ -87,6 +101,7 @@ export async function loadSingleFile<T extends DiffusionPipeline>(
     for (const key of wanted) {
       signal?.throwIfAborted();
       if (key in loaded) continue;
+      if (key === "text_encoder" && config === undefined && checkpoint.kind === "xl_refiner") continue;
       if (key === "scheduler") {
         const written = checkpoint.config(key);
         loaded[key] = schedulerRegistry[String(written["_class_name"])]!.from_config(written);
@@ -133,12 +148,14 @@ async function loadSmall(
   }
 }
 
-function noTokenizer(name: string): ValueError {
+function noTokenizer(name: string, tokenizer: string, kinds: readonly SingleFileKind[]): ValueError {
+  const isXL = kinds.includes("xl_base");
+  const config = isXL ? "stabilityai/stable-diffusion-xl-base-1.0" : "stable-diffusion-v1-5/stable-diffusion-v1-5";
   return new ValueError(
-    `${name}.from_single_file: a checkpoint in one file has no tokenizer. Pass a repository or folder that has one, as ` +
-      '{ config: "stable-diffusion-v1-5/stable-diffusion-v1-5" }; or { tokenizer: await CLIPTokenizer.from_pretrained(' +
-      '"openai/clip-vit-large-patch14") }; or { tokenizer: null }, to call it with prompt_embeds only.',
-    { className: name, field: "tokenizer", found: "neither config nor tokenizer", expected: "config or tokenizer" },
+    `${name}.from_single_file: a checkpoint in one file has no ${tokenizer}. Pass a repository or folder that has one, as ` +
+      `{ config: "${config}" }; or { ${tokenizer}: await CLIPTokenizer.from_pretrained(` +
+      `"openai/clip-vit-large-patch14") }; or { ${tokenizer}: null }, to call it with prompt_embeds only.`,
+    { className: name, field: tokenizer, found: `neither config nor ${tokenizer}`, expected: `config or ${tokenizer}` },
   );
 }
 

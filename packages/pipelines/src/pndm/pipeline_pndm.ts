@@ -5,6 +5,7 @@ import { sampleShape } from "../ddpm/sample_shape.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
+import { randomGenerator } from "../random_generator.ts";
 import { stepOptions } from "../timesteps.ts";
 import {
   afterStep,
@@ -42,16 +43,18 @@ export class PNDMPipeline extends DiffusionPipeline {
 
   protected override async run(options: PNDMOptions): Promise<ImagePipelineOutput<RawImage[] | Tensor>> {
     checkUnconditional("PNDMPipeline", options, ["num_inference_steps"]);
-    const { batch_size = 1, num_inference_steps = 50, generator } = options;
+    const { batch_size = 1, num_inference_steps = 50 } = options;
     checkWhole("num_inference_steps", num_inference_steps);
     const { unet, scheduler } = this;
     this.checkParts(["unet", "scheduler"]);
+
+    const generator = options.generator ?? randomGenerator();
 
     // Gaussian noise to begin with
     let image = randn_tensor(sampleShape(unet, batch_size), { generator });
     scheduler.set_timesteps(num_inference_steps);
     // PNDM draws nothing; a scheduler that took its place goes on with the generator.
-    const step_kwargs = stepOptions(scheduler, { generator: generator ?? undefined });
+    const step_kwargs = stepOptions(scheduler, { generator });
 
     for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
       if (this.interrupt) break;
@@ -61,6 +64,6 @@ export class PNDMPipeline extends DiffusionPipeline {
     }
 
     const images = new VaeImageProcessor().postprocess(image, options.output_type);
-    return outputOf(this, options, num_inference_steps, images);
+    return outputOf(this, { ...options, generator }, num_inference_steps, images);
   }
 }

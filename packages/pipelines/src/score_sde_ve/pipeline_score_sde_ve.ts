@@ -5,6 +5,7 @@ import { sampleShape } from "../ddpm/sample_shape.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
+import { randomGenerator } from "../random_generator.ts";
 import {
   afterStep,
   checkUnconditional,
@@ -47,11 +48,13 @@ export class ScoreSdeVePipeline extends DiffusionPipeline {
 
   protected override async run(options: ScoreSdeVeOptions): Promise<ImagePipelineOutput<RawImage[] | Tensor>> {
     checkUnconditional("ScoreSdeVePipeline", options, ["num_inference_steps"]);
-    const { batch_size = 1, num_inference_steps = 2000, generator } = options;
+    const { batch_size = 1, num_inference_steps = 2000 } = options;
     checkWhole("num_inference_steps", num_inference_steps);
     const { unet, scheduler } = this;
     this.checkParts(["unet", "scheduler"]);
     needsScheduler("ScoreSdeVePipeline", scheduler, "ScoreSdeVeScheduler");
+
+    const generator = options.generator ?? randomGenerator();
 
     let sample = randn_tensor(sampleShape(unet, batch_size), { generator }).mul(scheduler.init_noise_sigma);
     // What is shown in the end: the sample without the last step's noise.
@@ -66,12 +69,12 @@ export class ScoreSdeVePipeline extends DiffusionPipeline {
       // 1. the corrector
       for (let k = 0; k < scheduler.config.correct_steps; k++) {
         const { sample: score } = await unet(sample, sigma_t);
-        sample = scheduler.step_correct(score, sample, { generator: generator ?? undefined }).prev_sample;
+        sample = scheduler.step_correct(score, sample, { generator }).prev_sample;
       }
 
       // 2. the predictor
       const { sample: score } = await unet(sample, sigma_t);
-      const output = scheduler.step_pred(score, t, sample, { generator: generator ?? undefined });
+      const output = scheduler.step_pred(score, t, sample, { generator });
       sample = output.prev_sample;
       sample_mean = output.prev_sample_mean;
 
@@ -85,6 +88,6 @@ export class ScoreSdeVePipeline extends DiffusionPipeline {
       sample_mean.dims,
     );
     const images = new VaeImageProcessor({ do_normalize: false }).postprocess(shown, options.output_type);
-    return outputOf(this, options, num_inference_steps, images);
+    return outputOf(this, { ...options, generator }, num_inference_steps, images);
   }
 }

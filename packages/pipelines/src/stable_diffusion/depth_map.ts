@@ -22,11 +22,14 @@ export function spreadDepth(depth: Tensor, rows: number, columns: number): Tenso
     }
     const range = Math.fround(most - least);
     if (!(range > 0 && range < Number.POSITIVE_INFINITY)) {
-      throw new ValueError(`The depth of picture ${i + 1} lies between ${least} and ${most}: it has no range to spread.`, {
-        field: "depth_map",
-        found: `${least} to ${most}`,
-        expected: "finite values that differ",
-      });
+      throw new ValueError(
+        `The depth of picture ${i + 1} lies between ${least} and ${most}: it has no range to spread.`,
+        {
+          field: "depth_map",
+          found: `${least} to ${most}`,
+          expected: "finite values that differ",
+        },
+      );
     }
     for (let j = 0; j < size; j++) values[j] = Math.fround(2 * Math.fround(values[j]! - least)) / range - 1;
   }

@@ -241,10 +241,11 @@ export async function initLatents(
   image: Tensor,
   batch: number,
   generator: Generator | readonly Generator[],
+  options: EncodeImageOptions = {},
 ): Promise<Tensor> {
   if (image.dims[1] === image_processor.config.vae_latent_channels) return repeatToBatch(image, batch);
   const pictures = Array.isArray(generator) ? repeatToBatch(image, batch) : image;
-  return repeatToBatch(await encodeImage(vae, pictures, generator), batch);
+  return repeatToBatch(await encodeImage(vae, pictures, generator, options), batch);
 }
 
 /**

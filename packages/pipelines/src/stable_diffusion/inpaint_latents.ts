@@ -66,7 +66,7 @@ export async function readInpaintPictures(
     [imagesOf("mask_image", mask_image), imagesOf("image", image)].map(({ others }) => RawImage.read(others[0]!)),
   );
   checkSameSize(mask!, original!);
-  const crops_coords = VaeImageProcessor.get_crop_region(mask!, width, height, padding_mask_crop);
+  const crops_coords = mask_processor.get_crop_region(mask!, width, height, padding_mask_crop);
   const cropped = { ...size, crops_coords, resize_mode: "fill" } as const;
   return {
     mask_condition: await mask_processor.preprocess(mask!, cropped),

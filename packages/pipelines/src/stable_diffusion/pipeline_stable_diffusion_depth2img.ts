@@ -234,7 +234,8 @@ export class StableDiffusionDepth2ImgPipeline extends GuidedPipeline {
 function checkDepth(depth_map: Tensor | null | undefined, isLatent: boolean, batch: number): void {
   if (depth_map != null) {
     checkTensor("depth_map", depth_map, [null, null, null]);
-    if (depth_map.size === 0) throw new ValueError(`\`depth_map\` is empty: [${depth_map.dims}].`, { field: "depth_map" });
+    if (depth_map.size === 0)
+      throw new ValueError(`\`depth_map\` is empty: [${depth_map.dims}].`, { field: "depth_map" });
     checkRepeatable("depth_map", depth_map, batch);
   } else if (isLatent) {
     throw new ValueError("The depth of latents cannot be estimated: pass a `depth_map`, or a picture as `image`.", {

@@ -1,4 +1,4 @@
-import { Generator, type RawImage, type Scheduler, Tensor } from "@diffusers-web/core";
+import { type RawImage, type Scheduler, Tensor } from "@diffusers-web/core";
 import type {
   Autoencoder,
   CLIPTextModel,
@@ -172,9 +172,4 @@ export async function afterStep<T extends Readonly<Record<string, Tensor | undef
   ) as T;
 }
 
-/** A generator with a seed of chance, which can be told. */
-export function randomGenerator(): Generator {
-  const generator = new Generator();
-  generator.seed();
-  return generator;
-}
+export { randomGenerator } from "../random_generator.ts";

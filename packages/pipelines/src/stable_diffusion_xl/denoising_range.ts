@@ -13,6 +13,23 @@ export function isPartial(share: number | null | undefined): share is number {
 }
 
 /**
+ * The timesteps of a run that begins where another one has ended; the scheduler is told that it begins there.
+ *
+ * @param timesteps all timesteps of the run, as the scheduler has laid them out
+ * @param denoising_start the share of the denoising that is done
+ * @see Diffusers `StableDiffusionXLImg2ImgPipeline.get_timesteps`
+ */
+export function timestepsFrom(scheduler: Scheduler, timesteps: number[], denoising_start: number): number[] {
+  const cutoff = timestepAt(scheduler, denoising_start);
+  let count = timesteps.filter((t) => t < cutoff).length;
+  // Schedulers of second order have each timestep but the first twice: an even number would begin between the two.
+  if (scheduler.order === 2 && count % 2 === 0) count++;
+  const begin = timesteps.length - count;
+  scheduler.set_begin_index?.(begin);
+  return timesteps.slice(begin);
+}
+
+/**
  * The timesteps of a run that ends before the denoising does.
  *
  * @param denoising_end the share after which it ends; null, 0 and 1 for all of it, as in Diffusers

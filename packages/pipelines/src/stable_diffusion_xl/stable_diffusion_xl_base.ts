@@ -34,11 +34,10 @@ export interface StableDiffusionXLParts {
 }
 
 export interface StableDiffusionXLBase {
-  /** null in the refiner. */
-  text_encoder: CLIPTextModel | null;
+  /** null in the refiner, as its tokenizer. */
+  text_encoder: CLIPTextModel;
   text_encoder_2: CLIPTextModelWithProjection;
-  /** null in the refiner. */
-  tokenizer: CLIPTokenizer | null;
+  tokenizer: CLIPTokenizer;
   tokenizer_2: CLIPTokenizer;
   feature_extractor: CLIPImageProcessor | null;
 }

@@ -5,6 +5,7 @@ import { sampleShape } from "../ddpm/sample_shape.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { ImagePipelineOutput, PipelineCall } from "../pipeline_output.ts";
 import { DiffusionPipeline } from "../pipeline_utils.ts";
+import { randomGenerator } from "../random_generator.ts";
 import {
   afterStep,
   checkUnconditional,
@@ -42,11 +43,13 @@ export class KarrasVePipeline extends DiffusionPipeline {
 
   protected override async run(options: KarrasVeOptions): Promise<ImagePipelineOutput<RawImage[] | Tensor>> {
     checkUnconditional("KarrasVePipeline", options, ["num_inference_steps"]);
-    const { batch_size = 1, num_inference_steps = 50, generator } = options;
+    const { batch_size = 1, num_inference_steps = 50 } = options;
     checkWhole("num_inference_steps", num_inference_steps, 2);
     const { unet, scheduler } = this;
     this.checkParts(["unet", "scheduler"]);
     needsScheduler("KarrasVePipeline", scheduler, "KarrasVeScheduler");
+
+    const generator = options.generator ?? randomGenerator();
 
     let sample = randn_tensor(sampleShape(unet, batch_size), { generator }).mul(scheduler.init_noise_sigma);
     scheduler.set_timesteps(num_inference_steps);
@@ -67,7 +70,7 @@ export class KarrasVePipeline extends DiffusionPipeline {
 
       // 1. raise the noise level to sigma_hat
       const { sample_hat, sigma_hat } = scheduler.add_noise_to_input(sample, sigma, {
-        generator: generator ?? undefined,
+        generator,
       });
 
       // 2. Euler's step from sigma_hat to sigma_prev
@@ -83,6 +86,6 @@ export class KarrasVePipeline extends DiffusionPipeline {
     }
 
     const images = new VaeImageProcessor().postprocess(sample, options.output_type);
-    return outputOf(this, options, num_inference_steps, images);
+    return outputOf(this, { ...options, generator }, num_inference_steps, images);
   }
 }

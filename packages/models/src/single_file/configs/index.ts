@@ -9,6 +9,7 @@ export interface SingleFileConfigs {
   readonly unet: ConfigDict;
   readonly vae: ConfigDict;
   readonly text_encoder?: ConfigDict;
+  readonly text_encoder_2?: ConfigDict;
   /** With its `_class_name`. */
   readonly scheduler?: ConfigDict;
 }

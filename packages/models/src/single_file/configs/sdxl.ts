@@ -18,8 +18,38 @@ const unet = {
 
 const vae = { ...sd1.vae, force_upcast: true, sample_size: 1024, scaling_factor: 0.13025 };
 
+/** OpenCLIP ViT-bigG/14. */
+const text_encoder_2 = {
+  ...clipL,
+  hidden_act: "gelu",
+  hidden_size: 1280,
+  intermediate_size: 5120,
+  num_attention_heads: 20,
+  num_hidden_layers: 32,
+  projection_dim: 1280,
+};
+
+const scheduler = {
+  _class_name: "EulerDiscreteScheduler",
+  beta_end: 0.012,
+  beta_schedule: "scaled_linear",
+  beta_start: 0.00085,
+  // Of a scheduler that this one is exchanged for.
+  clip_sample: false,
+  interpolation_type: "linear",
+  num_train_timesteps: 1000,
+  prediction_type: "epsilon",
+  sample_max_value: 1,
+  set_alpha_to_one: false,
+  skip_prk_steps: true,
+  steps_offset: 1,
+  timestep_spacing: "leading",
+  trained_betas: null,
+  use_karras_sigmas: false,
+};
+
 /** As in stabilityai/stable-diffusion-xl-base-1.0. */
-export const sdxl: SingleFileConfigs = { unet, vae, text_encoder: clipL };
+export const sdxl: SingleFileConfigs = { unet, vae, text_encoder: clipL, text_encoder_2, scheduler };
 
 /** As in diffusers/stable-diffusion-xl-1.0-inpainting-0.1. */
 export const sdxlInpainting: SingleFileConfigs = { ...sdxl, unet: { ...unet, in_channels: 9 } };
@@ -37,4 +67,6 @@ export const sdxlRefiner: SingleFileConfigs = {
     up_block_types: ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
   },
   vae,
+  text_encoder_2,
+  scheduler,
 };
