@@ -42,6 +42,9 @@ const names = [
   "CLIPTextModel/quick_gelu_old_eos",
 ];
 
+/** Cases that half precision itself is further off in: torch's `.half()` on the processor is off by 2.8e-2 in this one. */
+const coarse: Readonly<Record<string, number>> = { "UNet2DConditionModel/random_2": 3e-2 };
+
 describe.each(Object.entries(targets))("lowered with %s", (title, { target, tolerance }) => {
   // Half precision, which few devices here have, is tried with every case there is.
   it.each(title === "float16" ? modelCases.map(({ name }) => name) : names)("%s", async (name) => {
@@ -51,7 +54,8 @@ describe.each(Object.entries(targets))("lowered with %s", (title, { target, tole
     for (const [label, output] of Object.entries(outputs)) {
       if (target.dtype === "float16" && jumps.includes(label)) continue;
       const { error, scale } = compare(output.data, caseOutputs[`${name}/${label}`]!.data as Float32Array);
-      expect(error, label).toBeLessThanOrEqual(tolerance * scale);
+      const allowed = target.dtype === "float16" ? (coarse[name] ?? tolerance) : tolerance;
+      expect(error, label).toBeLessThanOrEqual(allowed * scale);
       // That float16 was used at all: it cannot be as exact as this.
       if (target.dtype === "float16" && label === "sample") expect(error).toBeGreaterThan(2e-5 * scale);
     }

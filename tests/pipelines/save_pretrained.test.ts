@@ -98,7 +98,6 @@ describe("save_pretrained", () => {
     ["sd2", "sd2-tiny", { prompt: "hello! a cat", negative_prompt: "ugly" }],
     ["ldm", "unconditional-tiny/ldm", {}],
     ["sde", "unconditional-tiny/sde", {}],
-    ["karras", "unconditional-tiny/karras", {}],
     ["cm", "unconditional-tiny/cm", { class_labels: 3 }],
     ["ddpm (flat)", "ddpm-tiny", {}],
   ];

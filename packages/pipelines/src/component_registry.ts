@@ -1,14 +1,5 @@
 import { type LoadOptions, type Source, type SourceLike, subSource } from "@diffusers-web/core";
-import {
-  AutoencoderKL,
-  CLIPTextModel,
-  type DeviceRequest,
-  type DtypeRequest,
-  lazyModels,
-  type PreparedModel,
-  UNet2DConditionModel,
-  UNet2DModel,
-} from "@diffusers-web/models";
+import { type DeviceRequest, type DtypeRequest, lazyModels, type PreparedModel } from "@diffusers-web/models";
 
 /** The static side of what a pipeline's folder is loaded with. */
 export interface ComponentClass {
@@ -46,17 +37,8 @@ export interface ComponentEntry {
 /** The library that the classes of ONNX exports come from, as Optimum writes it. */
 export const OPTIMUM = "optimum.onnxruntime.modeling_diffusion";
 
-/** @param of its class; the name of one that is loaded when a checkpoint has it */
-function model(
-  of: ComponentClass | keyof typeof lazyModels,
-  library: ComponentEntry["library"] = "diffusers",
-): ComponentEntry {
-  return {
-    library,
-    is_model: true,
-    files: ["config.json"],
-    load: typeof of === "string" ? lazyModels[of] : async () => of,
-  };
+function model(name: keyof typeof lazyModels, library: ComponentEntry["library"] = "diffusers"): ComponentEntry {
+  return { library, is_model: true, files: ["config.json"], load: lazyModels[name] };
 }
 
 function clipTokenizer(): ComponentEntry {
@@ -98,11 +80,11 @@ function onnxModel(name: "ORTTextEncoder" | "ORTUnet" | "ORTVae", folders?: read
 /** The models and tokenizers there are. Schedulers are in `schedulerRegistry` of @diffusers-web/core. */
 export const componentRegistry: Readonly<Record<string, ComponentEntry>> = {
   AsymmetricAutoencoderKL: model("AsymmetricAutoencoderKL"),
-  AutoencoderKL: { ...model(AutoencoderKL), exported_as: "ORTVae" },
+  AutoencoderKL: { ...model("AutoencoderKL"), exported_as: "ORTVae" },
   AutoencoderTiny: model("AutoencoderTiny"),
   CLIPFeatureExtractor: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPFeatureExtractor),
   CLIPImageProcessor: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPImageProcessor),
-  CLIPTextModel: { ...model(CLIPTextModel, "transformers"), exported_as: "ORTTextEncoder" },
+  CLIPTextModel: { ...model("CLIPTextModel", "transformers"), exported_as: "ORTTextEncoder" },
   CLIPTextModelWithProjection: model("CLIPTextModelWithProjection", "transformers"),
   CLIPTokenizer: clipTokenizer(),
   CLIPTokenizerFast: clipTokenizer(),
@@ -118,7 +100,7 @@ export const componentRegistry: Readonly<Record<string, ComponentEntry>> = {
   ORTVae: onnxModel("ORTVae", ["vae_decoder", "vae_encoder"]),
   StableDiffusionSafetyChecker: model("StableDiffusionSafetyChecker", "stable_diffusion"),
   T2IAdapter: model("T2IAdapter"),
-  UNet2DConditionModel: { ...model(UNet2DConditionModel), exported_as: "ORTUnet" },
-  UNet2DModel: model(UNet2DModel),
+  UNet2DConditionModel: { ...model("UNet2DConditionModel"), exported_as: "ORTUnet" },
+  UNet2DModel: model("UNet2DModel"),
   VQModel: model("VQModel"),
 };

@@ -46,6 +46,12 @@ function transformer(config: Config): Config {
     if (typeof config[part] === "object" && config[part] !== null) narrow[part] = transformer(config[part] as Config);
   }
   if (typeof config["num_attention_heads"] !== "number") return narrow;
+  // Pictures of six or eight patches a side.
+  if (typeof config["image_size"] === "number" && typeof config["patch_size"] === "number") {
+    const side = config["patch_size"] < 16 ? 8 : 6;
+    narrow["image_size"] = side * config["patch_size"];
+    if (config["is_hybrid"] === true) narrow["backbone_featmap_shape"] = [1, 1024, side, side];
+  }
   narrow["hidden_size"] = config["num_attention_heads"] * 8;
   narrow["intermediate_size"] = config["num_attention_heads"] * 32;
   if ("vocab_size" in config) narrow["vocab_size"] = 100;
