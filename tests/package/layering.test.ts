@@ -27,7 +27,7 @@ const isOf = (name: string, allowed: readonly string[]): boolean =>
 
 /** What each part may import by name. Everything else of its own is relative. */
 const layers: [part: string, folder: string, allowed: readonly string[]][] = [
-  ["core", "packages/core/src", ["sharp", "@huggingface/hub", "hash-wasm", "idb-keyval"]],
+  ["core", "packages/core/src", ["sharp", "@huggingface/hub", "client-zip", "hash-wasm", "idb-keyval"]],
   ["models", "packages/models/src", ["@diffusers-web/core", "onnxruntime-web"]],
   ["pipelines", "packages/pipelines/src", ["@diffusers-web/core", "@diffusers-web/models", "@huggingface"]],
   ["demo", "demo/src", ["@diffusers-web/pipelines"]],

@@ -62,27 +62,17 @@ class MemoryDirectory {
   }
 }
 
-/** The files of a zip, by its directory at the end: plain numbers, or wide ones where those are all ones. */
+/** The files of a zip, by its directory at the end. */
 function unzip(zip: Buffer): Map<string, Buffer> {
   const unpacked = new Map<string, Buffer>();
   const end = zip.length - 22;
   expect(zip.readUInt32LE(end)).toBe(0x06054b50);
-  let [count, at] = [zip.readUInt16LE(end + 10), zip.readUInt32LE(end + 16)];
-  if (at === 0xffffffff) {
-    expect(zip.readUInt32LE(end - 20)).toBe(0x07064b50);
-    const wide = Number(zip.readBigUInt64LE(end - 12));
-    expect(zip.readUInt32LE(wide)).toBe(0x06064b50);
-    [count, at] = [Number(zip.readBigUInt64LE(wide + 32)), Number(zip.readBigUInt64LE(wide + 48))];
-  }
-  for (let i = 0; i < count; i++) {
+  let at = zip.readUInt32LE(end + 16);
+  for (let i = 0; i < zip.readUInt16LE(end + 10); i++) {
     expect(zip.readUInt32LE(at)).toBe(0x02014b50);
     const [nameLength, extraLength] = [zip.readUInt16LE(at + 28), zip.readUInt16LE(at + 30)];
     const name = zip.toString("utf8", at + 46, at + 46 + nameLength);
-    let [size, offset] = [zip.readUInt32LE(at + 24), zip.readUInt32LE(at + 42)];
-    if (extraLength > 0) {
-      const extra = at + 46 + nameLength;
-      [size, offset] = [Number(zip.readBigUInt64LE(extra + 4)), Number(zip.readBigUInt64LE(extra + 20))];
-    }
+    const [size, offset] = [zip.readUInt32LE(at + 24), zip.readUInt32LE(at + 42)];
     expect(zip.readUInt32LE(offset)).toBe(0x04034b50);
     const begin = offset + 30 + zip.readUInt16LE(offset + 26) + zip.readUInt16LE(offset + 28);
     unpacked.set(name, zip.subarray(begin, begin + size));
@@ -208,17 +198,12 @@ describe("save_pretrained", () => {
 
   test("into a zip", async () => {
     const pipeline = await DiffusionPipeline.from_pretrained(source("sd1-tiny"), on);
-    // Wide numbers, as for files of over 4 GiB: for all, for some, for none.
-    for (const wide of [1, 20_000, undefined]) {
-      const zip = new ZipDirectory(wide);
-      await pipeline.save_pretrained(zip);
-      const blob = zip.toBlob();
-      const unpacked = unzip(Buffer.from(await blob.arrayBuffer()));
-      const written = files("sd1").filter((name) => /\.[a-z]+$/.test(name));
-      expect([...unpacked.keys()].sort()).toEqual(written);
-      for (const name of written)
-        expect(unpacked.get(name)!.equals(readFileSync(join(folder, "sd1", name)))).toBe(true);
-    }
+    const zip = new ZipDirectory();
+    await pipeline.save_pretrained(zip);
+    const unpacked = unzip(Buffer.from(await (await zip.toBlob()).arrayBuffer()));
+    const written = files("sd1").filter((name) => /\.[a-z]+$/.test(name));
+    expect([...unpacked.keys()].sort()).toEqual(written);
+    for (const name of written) expect(unpacked.get(name)!.equals(readFileSync(join(folder, "sd1", name)))).toBe(true);
     await pipeline.dispose();
   });
 
