@@ -90,7 +90,7 @@ async function playwright(files) {
   // Without a browser every test fails at once, which is the count that is wanted.
   const chromium = getChromium();
   const code = await node(cli, ["test", "--reporter=list,json", ...files], {
-    minutes: 8,
+    minutes: 11,
     env: { PLAYWRIGHT_JSON_OUTPUT_FILE: file, ...(chromium === undefined ? {} : { CHROMIUM_PATH: chromium }) },
   });
   const { expected = 0, unexpected = 0, flaky = 0, skipped = 0 } = report(file)?.stats ?? {};

@@ -22,8 +22,6 @@ const some = [
   ["UNet2DModel/head_dim", true],
   ["UNet2DConditionModel/resampling_blocks", false],
   ["UNet2DConditionModel/inpaint", false],
-  ["UNet2DConditionModel/ip_adapter_masks", false],
-  ["UNet2DModel/ncsnpp_church_256", false],
   ["AutoencoderTiny/silu", false],
   ["CLIPVisionModelWithProjection/many_patches", false],
   ["ControlNetModel/guess_mode", false],
