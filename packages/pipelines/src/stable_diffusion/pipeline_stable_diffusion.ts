@@ -1,6 +1,6 @@
 import { type RawImage, randn_tensor, Tensor } from "@diffusers-web/core";
 import { nextTask } from "../calls.ts";
-import { checkGenerator, checkTensor } from "../checks.ts";
+import { checkTensor } from "../checks.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import {
@@ -10,7 +10,8 @@ import {
   checkInputs,
   type StableDiffusionOptions,
 } from "./call_options.ts";
-import { afterStep, randomGenerator, StableDiffusionBase } from "./stable_diffusion_base.ts";
+import { callParameters } from "./call_parameters.ts";
+import { afterStep, StableDiffusionBase } from "./stable_diffusion_base.ts";
 
 export interface StableDiffusionPipeline extends PromptPipelineCall<StableDiffusionOptions> {}
 
@@ -33,7 +34,7 @@ export class StableDiffusionPipeline extends StableDiffusionBase {
     options: StableDiffusionOptions,
   ): Promise<StableDiffusionPipelineOutput<Tensor | RawImage[]>> {
     const { prompt, latents: given, callback_on_step_end: callback, signal } = options;
-    const { guidance_scale = 7.5, guidance_rescale = 0, num_images_per_prompt = 1, eta = 0 } = options;
+    const { guidance_scale = 7.5, guidance_rescale = 0, eta = 0 } = options;
     const { callback_on_step_end_tensor_inputs = ["latents"] } = options;
     const { unet, scheduler } = this;
     this.checkRunParts(options.output_type ?? "image");
@@ -45,12 +46,7 @@ export class StableDiffusionPipeline extends StableDiffusionBase {
     const { do_classifier_free_guidance } = this;
 
     // 2. call parameters
-    const prompts = typeof prompt === "string" ? [prompt] : prompt;
-    const batch_size = prompts?.length ?? options.prompt_embeds!.dims[0]!;
-    const batch = batch_size * num_images_per_prompt;
-    checkGenerator(options.generator, batch);
-    // One of our own, so that its seed can be told.
-    const generator = options.generator ?? randomGenerator();
+    const { batch, generator } = callParameters(options);
 
     // 3. the text
     const encoded = await this.encode_prompt(prompt ?? null, { ...options, do_classifier_free_guidance });

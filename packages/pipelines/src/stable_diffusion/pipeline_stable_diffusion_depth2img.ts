@@ -1,13 +1,14 @@
 import { checkOptions, type RawImage, randn_tensor, type Scheduler, Tensor, ValueError } from "@diffusers-web/core";
 import type { Autoencoder, CLIPTextModel, DPTForDepthEstimation, UNet2DConditionModel } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
-import { checkGenerator, checkTensor } from "../checks.ts";
+import { checkTensor } from "../checks.ts";
 import type { DPTImageProcessor } from "../image_processing_dpt.ts";
 import type { ImagePipelineOutput, PromptImageCall } from "../pipeline_output.ts";
 import { type EncodePromptOptions, encode_prompt, type Prompt, type PromptEmbeddings } from "../prompt.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import type { CLIPTokenizer } from "../tokenization_clip.ts";
 import { checkPromptInputs, type PromptedOptions, promptedOptionNames } from "./call_options.ts";
+import { callParameters } from "./call_parameters.ts";
 import { spreadDepth } from "./depth_map.ts";
 import { GuidedPipeline } from "./guided_pipeline.ts";
 import {
@@ -22,7 +23,7 @@ import {
   repeatToBatch,
 } from "./image_latents.ts";
 import { updateOldConfigs } from "./old_configs.ts";
-import { afterStep, randomGenerator } from "./stable_diffusion_base.ts";
+import { afterStep } from "./stable_diffusion_base.ts";
 
 /** The tensors that a callback is shown, by name; what it returns replaces them. */
 export type DepthCallbackTensors = Readonly<
@@ -132,7 +133,7 @@ export class StableDiffusionDepth2ImgPipeline extends GuidedPipeline {
     options: StableDiffusionDepth2ImgOptions,
   ): Promise<ImagePipelineOutput<Tensor | RawImage[]>> {
     const { prompt, strength = 0.8, output_type = "image", callback_on_step_end: callback, signal } = options;
-    const { guidance_scale = 7.5, num_images_per_prompt = 1, num_inference_steps = 50, eta = 0 } = options;
+    const { guidance_scale = 7.5, num_inference_steps = 50, eta = 0 } = options;
     const { callback_on_step_end_tensor_inputs = ["latents"] } = options;
     const { name } = StableDiffusionDepth2ImgPipeline;
     const { unet, scheduler, vae } = this;
@@ -146,12 +147,7 @@ export class StableDiffusionDepth2ImgPipeline extends GuidedPipeline {
     const { do_classifier_free_guidance } = this;
 
     // 2. call parameters
-    const prompts = typeof prompt === "string" ? [prompt] : prompt;
-    const batch_size = prompts?.length ?? options.prompt_embeds!.dims[0]!;
-    const batch = batch_size * num_images_per_prompt;
-    checkGenerator(options.generator, batch);
-    // One of our own, so that its seed can be told.
-    const generator = options.generator ?? randomGenerator();
+    const { batch, generator } = callParameters(options);
     const pictures = await readPictures(this.image_processor, vae, options.image);
     const image = await this.image_processor.preprocess(pictures);
     checkRepeatable("image", image, batch);

@@ -1,6 +1,5 @@
 import { checkOptions, type RawImage, randn_tensor, Tensor } from "@diffusers-web/core";
 import { nextTask } from "../calls.ts";
-import { checkGenerator } from "../checks.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import {
@@ -10,6 +9,7 @@ import {
   type PromptedOptions,
   promptedOptionNames,
 } from "./call_options.ts";
+import { callParameters } from "./call_parameters.ts";
 import {
   addNoise,
   checkRepeatable,
@@ -20,7 +20,7 @@ import {
   initLatents,
   readImage,
 } from "./image_latents.ts";
-import { afterStep, randomGenerator, StableDiffusionBase } from "./stable_diffusion_base.ts";
+import { afterStep, StableDiffusionBase } from "./stable_diffusion_base.ts";
 
 /** What a {@link StableDiffusionImg2ImgPipeline} is called with. */
 export interface StableDiffusionImg2ImgOptions
@@ -64,7 +64,7 @@ export class StableDiffusionImg2ImgPipeline extends StableDiffusionBase {
     options: StableDiffusionImg2ImgOptions,
   ): Promise<StableDiffusionPipelineOutput<Tensor | RawImage[]>> {
     const { prompt, strength = 0.8, callback_on_step_end: callback, signal } = options;
-    const { guidance_scale = 7.5, num_images_per_prompt = 1, eta = 0 } = options;
+    const { guidance_scale = 7.5, eta = 0 } = options;
     const { callback_on_step_end_tensor_inputs = ["latents"] } = options;
     const { unet, scheduler } = this;
     this.checkRunParts(options.output_type ?? "image");
@@ -82,12 +82,7 @@ export class StableDiffusionImg2ImgPipeline extends StableDiffusionBase {
     const { do_classifier_free_guidance } = this;
 
     // 2. call parameters
-    const prompts = typeof prompt === "string" ? [prompt] : prompt;
-    const batch_size = prompts?.length ?? options.prompt_embeds!.dims[0]!;
-    const batch = batch_size * num_images_per_prompt;
-    checkGenerator(options.generator, batch);
-    // One of our own, so that its seed can be told.
-    const generator = options.generator ?? randomGenerator();
+    const { batch, generator } = callParameters(options);
     const image = await readImage(this.image_processor, this.vae, options.image);
     checkRepeatable("image", image, batch);
     if (image.dims[1] !== this.image_processor.config.vae_latent_channels) this.checkParts(["vae"]);

@@ -1,7 +1,7 @@
 import { checkOptions, type Generator, type RawImage, randn_tensor, Tensor, ValueError } from "@diffusers-web/core";
 import type { SingleFileKind } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
-import { checkGenerator, checkOutputType, checkTensor, checkWhole } from "../checks.ts";
+import { checkOutputType, checkTensor, checkWhole } from "../checks.ts";
 import type { VaeImageProcessor } from "../image_processor.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
@@ -13,6 +13,7 @@ import {
   type PromptedOptions,
   promptedOptionNames,
 } from "./call_options.ts";
+import { callParameters } from "./call_parameters.ts";
 import {
   addNoise,
   checkRepeatable,
@@ -25,7 +26,7 @@ import {
 } from "./image_latents.ts";
 import { maskedImage, newMaskProcessor, prepare_mask_latents, readInpaintPictures } from "./inpaint_latents.ts";
 import type { OutdatedField } from "./old_configs.ts";
-import { afterStep, randomGenerator, StableDiffusionBase, type StableDiffusionParts } from "./stable_diffusion_base.ts";
+import { afterStep, StableDiffusionBase, type StableDiffusionParts } from "./stable_diffusion_base.ts";
 
 /** The tensors that a callback is shown, by name; what it returns replaces them. With guidance the last two are doubled. */
 export type InpaintCallbackTensors = CallbackTensors &
@@ -117,7 +118,7 @@ export class StableDiffusionInpaintPipeline extends StableDiffusionBase {
     options: StableDiffusionInpaintOptions,
   ): Promise<StableDiffusionPipelineOutput<Tensor | RawImage[]>> {
     const { prompt, latents: given, strength = 1, callback_on_step_end: callback, signal } = options;
-    const { guidance_scale = 7.5, num_images_per_prompt = 1, eta = 0, output_type = "image" } = options;
+    const { guidance_scale = 7.5, eta = 0, output_type = "image" } = options;
     const { callback_on_step_end_tensor_inputs = ["latents"] } = options;
     const { unet, vae, scheduler, vae_scale_factor } = this;
     this.checkRunParts(output_type);
@@ -131,12 +132,7 @@ export class StableDiffusionInpaintPipeline extends StableDiffusionBase {
     const { do_classifier_free_guidance } = this;
 
     // 2. call parameters
-    const prompts = typeof prompt === "string" ? [prompt] : prompt;
-    const batch_size = prompts?.length ?? options.prompt_embeds!.dims[0]!;
-    const batch = batch_size * num_images_per_prompt;
-    checkGenerator(options.generator, batch);
-    // One of our own, so that its seed can be told.
-    const generator = options.generator ?? randomGenerator();
+    const { batch, generator } = callParameters(options);
     const size = [Math.floor(height / vae_scale_factor), Math.floor(width / vae_scale_factor)] as const;
     const shape = [batch, vae.config.latent_channels, ...size];
     if (given != null) checkTensor("latents", given, shape);

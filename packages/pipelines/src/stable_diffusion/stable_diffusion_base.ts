@@ -171,5 +171,3 @@ export async function afterStep<T extends Readonly<Record<string, Tensor | undef
     ]),
   ) as T;
 }
-
-export { randomGenerator } from "../random_generator.ts";

@@ -1,8 +1,9 @@
 import { checkOptions, type RawImage, randn_tensor, Tensor, ValueError } from "@diffusers-web/core";
 import type { SingleFileKind } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
-import { checkGenerator, checkNumber, checkShare, checkTensor } from "../checks.ts";
+import { checkNumber, checkShare, checkTensor } from "../checks.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
+import { callParameters } from "../stable_diffusion/call_parameters.ts";
 import {
   addNoise,
   checkRepeatable,
@@ -13,7 +14,7 @@ import {
   initLatents,
   readImage,
 } from "../stable_diffusion/image_latents.ts";
-import { afterStep, randomGenerator } from "../stable_diffusion/stable_diffusion_base.ts";
+import { afterStep } from "../stable_diffusion/stable_diffusion_base.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import {
   checkXLPromptInputs,
@@ -110,7 +111,7 @@ export class StableDiffusionXLImg2ImgPipeline extends StableDiffusionXLBase {
     options: StableDiffusionXLImg2ImgOptions,
   ): Promise<StableDiffusionPipelineOutput<Tensor | RawImage[]>> {
     const { prompt, strength = 0.3, denoising_start, callback_on_step_end: callback, signal } = options;
-    const { guidance_scale = 5, guidance_rescale = 0, num_images_per_prompt = 1, eta = 0 } = options;
+    const { guidance_scale = 5, guidance_rescale = 0, eta = 0 } = options;
     const { callback_on_step_end_tensor_inputs = ["latents"] } = options;
     const { unet, scheduler } = this;
     this.checkRunParts(options.output_type ?? "image");
@@ -125,12 +126,7 @@ export class StableDiffusionXLImg2ImgPipeline extends StableDiffusionXLBase {
     const { do_classifier_free_guidance } = this;
 
     // 2. call parameters
-    const prompts = typeof prompt === "string" ? [prompt] : prompt;
-    const batch_size = prompts?.length ?? options.prompt_embeds!.dims[0]!;
-    const batch = batch_size * num_images_per_prompt;
-    checkGenerator(options.generator, batch);
-    // One of our own, so that its seed can be told.
-    const generator = options.generator ?? randomGenerator();
+    const { batch, generator } = callParameters(options);
     const { given, image } = await this.startOf(options, batch);
 
     // 3. the text
