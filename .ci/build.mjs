@@ -1,6 +1,6 @@
 // `npm run build`: packages/*/dist (ES modules and types) and demo/dist. `npm run build -- packages`: without the demo.
 import { spawnSync } from "node:child_process";
-import { copyFileSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { root, setUp } from "./setup.mjs";
 
@@ -9,6 +9,33 @@ const { build } = await import("vite");
 
 /** In the order of their dependencies: each is typed against the built types of those before it. */
 const PACKAGES = ["core", "models", "pipelines"];
+
+/** What a page's worker starts with, in pipelines: nothing imports it. */
+const SCRIPT = "worker/script";
+
+function entriesOf(folder) {
+  return ["index", SCRIPT].map((name) => join(folder, "src", `${name}.ts`)).filter((file) => existsSync(file));
+}
+
+/**
+ * Vite would bundle a worker's script, with all that it imports, into one file. Published is what stands in the source: who
+ * bundles the package bundles the script as well.
+ */
+const workerScript = {
+  name: "worker-script",
+  enforce: "pre",
+  transform: (code, id) => (id.endsWith("/worker/start.ts") ? replaced(code, scriptUrl("ts"), "WORKER_SCRIPT") : null),
+  renderChunk: (code) => replaced(code, "WORKER_SCRIPT", scriptUrl("js")),
+};
+
+function scriptUrl(extension) {
+  return `new URL("./script.${extension}", import.meta.url)`;
+}
+
+/** Lines stay what they are, and so does the source map. */
+function replaced(code, from, to) {
+  return code.includes(from) ? { code: code.replace(from, to), map: null } : null;
+}
 
 function declarations(folder) {
   const { status } = spawnSync(
@@ -38,7 +65,7 @@ for (const name of PACKAGES) {
       minify: false,
       sourcemap: true,
       reportCompressedSize: false,
-      lib: { entry: join(folder, "src", "index.ts"), formats: ["es"] },
+      lib: { entry: entriesOf(folder), formats: ["es"] },
       rolldownOptions: {
         checks: { pluginTimings: false },
         // Everything that is imported by name is the user's to install and to bundle.
@@ -47,6 +74,7 @@ for (const name of PACKAGES) {
         output: { preserveModules: true, preserveModulesRoot: join(folder, "src"), entryFileNames: "[name].js" },
       },
     },
+    plugins: [workerScript],
   });
   declarations(folder);
   copyFileSync(join(root, "LICENSE"), join(folder, "LICENSE"));

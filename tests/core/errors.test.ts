@@ -12,6 +12,7 @@ import {
   UnsupportedModelError,
   ValueError,
   WeightsMismatchError,
+  WorkerError,
 } from "@diffusers-web/core";
 import { describe, expect, test } from "vitest";
 
@@ -27,6 +28,7 @@ describe("our errors", () => {
     [IntegrityError, "IntegrityError", "INTEGRITY"],
     [QuotaError, "QuotaError", "QUOTA"],
     [DeviceError, "DeviceError", "DEVICE"],
+    [WorkerError, "WorkerError", "WORKER"],
     [ValueError, "ValueError", "VALUE"],
   ] as const)("%o has its name and code, and crosses a worker", (cls, name, code) => {
     const cause = new Error("inner");

@@ -1,8 +1,11 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { chromium } from "@playwright/test";
+import { build, type InlineConfig, preview } from "vite";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { findChromium } from "../support/chromium.mjs";
 import { packages } from "./support.ts";
 
 // A project that has the three packages as npm would publish them, beside the dependencies that they name.
@@ -77,6 +80,62 @@ test("a checkpoint that Diffusers wrote is loaded and run in Node", () => {
   expect([count, varied]).toEqual([1, true]);
   expect(width).toBe(height);
   expect(readdirSync(project)).toContain("picture.png");
+});
+
+test("a page that is bundled runs a pipeline in a worker, as it does without one", async () => {
+  const root = join(project, "page");
+  mkdirSync(join(root, "public"), { recursive: true });
+  cpSync("tests/fixtures/quicktour/ddpm-tiny", join(root, "public/model"), { recursive: true });
+  writeFileSync(
+    join(root, "index.html"),
+    '<link rel="icon" href="data:,"><script type="module" src="main.js"></script>',
+  );
+  writeFileSync(
+    join(root, "main.js"),
+    `
+    import { DiffusionPipeline, Generator } from "@diffusers-web/pipelines";
+    window.paint = async (worker) => {
+      const pipeline = await DiffusionPipeline.from_pretrained("./model", { device: "wasm", worker });
+      const generator = new Generator().manual_seed(0);
+      const { images } = await pipeline({ num_inference_steps: 2, generator });
+      await pipeline.dispose();
+      return [pipeline.constructor.name, ...images[0].data];
+    };
+  `,
+  );
+  const checks = { checks: { pluginTimings: false } };
+  const config: InlineConfig = {
+    configFile: false,
+    root,
+    base: "./",
+    logLevel: "warn",
+    worker: { rolldownOptions: checks },
+    build: { minify: false, reportCompressedSize: false, rolldownOptions: checks },
+  };
+  await build(config);
+  const scripts = readdirSync(join(root, "dist/assets")).filter((file) => /^script-.*\.js$/.test(file));
+  expect(scripts).toHaveLength(1);
+  const server = await preview({ ...config, preview: { host: "127.0.0.1", port: 0 } });
+  const executablePath = findChromium();
+  const browser = await chromium.launch({
+    ...{ args: ["--no-sandbox"] },
+    ...(executablePath === undefined ? {} : { executablePath }),
+  });
+  try {
+    const page = await browser.newPage();
+    const errors: string[] = [];
+    page.on("pageerror", (error) => errors.push(String(error)));
+    await page.goto(server.resolvedUrls!.local[0]!);
+    await page.waitForFunction("window.paint");
+    const [there, here] = [await page.evaluate("paint(true)"), await page.evaluate("paint(false)")];
+    expect((there as unknown[]).length).toBeGreaterThan(100);
+    expect(there).toEqual(here);
+    expect((there as unknown[])[0]).toBe("DDPMPipeline");
+    expect(errors).toEqual([]);
+  } finally {
+    await browser.close();
+    await server.close();
+  }
 });
 
 const program = `

@@ -29,7 +29,7 @@ const isOf = (name: string, allowed: readonly string[]): boolean =>
 const layers: [part: string, folder: string, allowed: readonly string[]][] = [
   ["core", "packages/core/src", ["sharp", "@huggingface/hub", "client-zip", "hash-wasm", "idb-keyval"]],
   ["models", "packages/models/src", ["@diffusers-web/core", "onnxruntime-web"]],
-  ["pipelines", "packages/pipelines/src", ["@diffusers-web/core", "@diffusers-web/models", "@huggingface"]],
+  ["pipelines", "packages/pipelines/src", ["@diffusers-web/core", "@diffusers-web/models", "@huggingface", "comlink"]],
   ["demo", "demo/src", ["@diffusers-web/pipelines"]],
 ];
 

@@ -8,7 +8,7 @@ import {
   type StableDiffusionOptions,
   StableDiffusionPipeline,
   Tensor,
-  UnsupportedModelError,
+  type UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -99,9 +99,9 @@ const wrong: [string, object, ErrorClass, RegExp][] = [
   ["timesteps and sigmas", { timesteps: [1], sigmas: [1] }, ValueError, /`timesteps` and `sigmas`/],
   ["timesteps that PNDM does not take", { timesteps: [900, 1] }, ValueError, /PNDMScheduler takes no `timesteps`/],
   ["sigmas that PNDM does not take", { sigmas: [9, 1] }, ValueError, /PNDMScheduler takes no `sigmas`/],
-  ["cross_attention_kwargs", { cross_attention_kwargs: { scale: 1 } }, UnsupportedModelError, /cross_attention_kwargs/],
-  ["ip_adapter_image", { ip_adapter_image: "a.png" }, UnsupportedModelError, /ip_adapter_image/],
-  ["ip_adapter_image_embeds", { ip_adapter_image_embeds: [] }, UnsupportedModelError, /ip_adapter_image_embeds/],
+  ["cross_attention_kwargs", { cross_attention_kwargs: { scales: 1 } }, TypeError, /cross_attention_kwargs/],
+  ["ip_adapter_image", { ip_adapter_image: "a.png" }, ValueError, /0 IP-Adapters. load_ip_adapter\(\) comes first/],
+  ["ip_adapter_image_embeds", { ip_adapter_image_embeds: [] }, ValueError, /ip_adapter_image_embeds/],
 ];
 
 describe("Stable Diffusion", () => {

@@ -200,7 +200,7 @@ describe("what is refused", () => {
     ["no prompt", { prompt: null }, ValueError, /`prompt` nor/],
     ["timesteps", { timesteps: [1] }, TypeError, /`timesteps`/],
     ["ip_adapter_image", { ip_adapter_image: photo }, TypeError, /`ip_adapter_image`/],
-    ["cross_attention_kwargs", { cross_attention_kwargs: {} }, UnsupportedModelError, /cross_attention_kwargs/],
+    ["cross_attention_kwargs", { cross_attention_kwargs: { scales: 1 } as never }, TypeError, /cross_attention_kwargs/],
     [
       "a callback's unknown tensor",
       { callback_on_step_end_tensor_inputs: ["depth"] },

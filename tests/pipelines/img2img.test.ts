@@ -5,12 +5,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import {
   AutoencoderKL,
-  AutoencoderTiny,
   CLIPImageProcessor,
   DDIMScheduler,
   DiffusionPipeline,
   Generator,
-  type ImageInput,
   IPNDMScheduler,
   RawImage,
   type Scheduler,
@@ -19,7 +17,6 @@ import {
   StableDiffusionSafetyChecker,
   schedulerRegistry,
   Tensor,
-  UNet2DConditionModel,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
@@ -27,16 +24,11 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { encodeImage } from "../../packages/pipelines/src/stable_diffusion/image_latents.ts";
 import { memorySource } from "../models/cases.ts";
 import { expectClose } from "../support/allclose.ts";
+import { type Call, optionsOf } from "../support/calls.ts";
 import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
 import { checkerFiles, safetyCheckerFixture } from "../support/safety_checker.ts";
-
-interface Call {
-  name: string;
-  checkpoint: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { image: unknown; seed: number | number[] };
-}
+import { load } from "./runners/img2img.ts";
 
 const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/img2img.json")) as {
   calls: Call[];
@@ -47,8 +39,6 @@ const expected = fixtureTensors("pipelines/img2img.safetensors");
 const emoji = fileURLToPath(new URL("../../demo/public/models/emoji-diffusion", import.meta.url));
 const pathOf = (name: string) =>
   name === "emoji" ? emoji : fixturePath(`pipelines/${name === "sd2-tiny" ? name : "sd1-tiny"}`);
-const part = (name: string) => fixturePath(`pipelines/img2img-tiny/${name}`);
-const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
 const seeded = (seed: number) => new Generator().manual_seed(seed);
 const pictureOf = ({ data, dims: [height, width] }: FixtureTensor): RawImage =>
   new RawImage(data as Uint8Array, width!, height!, 3);
@@ -64,16 +54,8 @@ const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts and of single sizes as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const device = "wasm";
-  const parts: Record<string, object> = {
-    lcm: { unet: await UNet2DConditionModel.from_pretrained(part("unet-lcm"), { device }) },
-    "vae-tiny": { vae: await AutoencoderTiny.from_pretrained(part("vae-tiny"), { device }) },
-  };
-  for (const name of Object.keys(printed)) {
-    const pipeline = await StableDiffusionImg2ImgPipeline.from_pretrained(pathOf(name), { device, ...parts[name] });
-    pipelines[name] = pipeline;
-    originals[name] = pipeline.scheduler;
-  }
+  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
+  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
 });
 afterAll(async () => {
   for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
@@ -84,14 +66,6 @@ test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(pathOf(name), "PATH")).toBe(printed[name]);
 });
 
-/** A picture by name, a list of them, or the tensor that Python drew. */
-function imageOf(image: unknown, name: string): ImageInput {
-  if (typeof image === "string") return picture(image);
-  const list = image as unknown[];
-  if (typeof list[0] === "number") return tensorOf(expected[name]!);
-  return list.map((one, i) => imageOf(one, `${name}/${i}`) as RawImage | Tensor);
-}
-
 describe("calls", () => {
   test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
     const pipeline = pipelines[call.checkpoint]!;
@@ -100,19 +74,10 @@ describe("calls", () => {
       const cls = schedulerRegistry[call.scheduler.class]!;
       pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
     }
-    const { seed, image, low: _low, normal: _normal, ...rest } = call.options;
-    for (const key of ["prompt_embeds", "negative_prompt_embeds"]) {
-      if (key in rest) rest[key] = tensorOf(expected[`${name}/${key}`]!);
-    }
-    if ("timesteps" in rest || "sigmas" in rest) delete rest["num_inference_steps"];
-    const generator = Array.isArray(seed) ? seed.map(seeded) : seeded(seed);
-
     // The latents that the picture is decoded of are those of the last step.
     let latents: Tensor | undefined;
     const { images } = await pipeline({
-      ...(rest as StableDiffusionImg2ImgOptions),
-      image: imageOf(image, `${name}/given`),
-      generator,
+      ...(optionsOf(call, expected) as StableDiffusionImg2ImgOptions),
       output_type: "image",
       callback_on_step_end: (_, __, ___, tensors) => {
         latents = tensors.latents;
@@ -359,7 +324,7 @@ describe("what is refused", () => {
     ["guidance rescale", { guidance_rescale: 0.5 }, TypeError, /`guidance_rescale`/],
     ["a misspelt option", { strenght: 0.5 }, TypeError, /`strenght`.*Did you mean `strength`/],
     ["tuples", { return_dict: false }, TypeError, /return_dict/],
-    ["ip_adapter_image", { ip_adapter_image: photo }, UnsupportedModelError, /ip_adapter_image/],
+    ["ip_adapter_image", { ip_adapter_image: photo }, ValueError, /load_ip_adapter/],
     ["a callback's unknown tensor", { callback_on_step_end_tensor_inputs: ["noise"] }, ValueError, /"noise"/],
   ];
 

@@ -6,10 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import {
-  AsymmetricAutoencoderKL,
-  AutoencoderTiny,
   DiffusionPipeline,
-  Generator,
   type InpaintCallbackTensors,
   PNDMScheduler,
   RawImage,
@@ -19,34 +16,30 @@ import {
   StableDiffusionPipeline,
   schedulerRegistry,
   Tensor,
-  UNet2DConditionModel,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import {
+  type PictureCall,
+  type PictureCallOptions,
+  pictureNamed,
+  pictureOptions,
+  seeded,
+} from "../support/picture_calls.ts";
 import { expectSamePicture } from "../support/pictures.ts";
-import { safetensors } from "../support/safetensors.ts";
-
-interface Call {
-  name: string;
-  checkpoint: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { seed: number | number[]; shows?: boolean; low?: number; normal?: boolean };
-}
+import { withInputs } from "../support/wide_checkpoint.ts";
+import { load } from "./runners/inpaint.ts";
 
 const { base, calls, printed, callback, outdated } = JSON.parse(fixtureText("pipelines/inpaint.json")) as {
-  base: Call["options"];
-  calls: Call[];
+  base: PictureCallOptions;
+  calls: PictureCall[];
   printed: Record<string, string>;
   callback: [number, number, Record<string, number[]>][];
   outdated: object;
 };
 const expected = fixtureTensors("pipelines/inpaint.safetensors");
 const emoji = fileURLToPath(new URL("../../demo/public/models/emoji-diffusion", import.meta.url));
-const imageOf = ({ data, dims: [height, width, channels = 1] }: FixtureTensor): RawImage =>
-  new RawImage(data as Uint8Array, width!, height!, channels as 1 | 3 | 4);
-const pictureNamed = (name: string): RawImage => imageOf(expected[`picture/${name}`]!);
-const seeded = (seed: number) => new Generator().manual_seed(seed);
 /** Rounding differs between engines, and grows over the steps: at most 2.5e-5 of the scale was measured. The issue allows 1e-3. */
 const latentTolerance = 1e-4;
 
@@ -59,23 +52,8 @@ const pipelines: Record<string, StableDiffusionInpaintPipeline> = {};
 const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const unet = (path: string) => UNet2DConditionModel.from_pretrained(modelPath(path), { device });
-  const parts: Record<string, object> = {
-    "sd1-tiny": {},
-    "sd2-tiny": {},
-    "unet-9": { unet: await unet("inpaint-tiny/unet") },
-    lcm: { unet: await unet("img2img-tiny/unet-lcm") },
-    "vae-tiny": { vae: await AutoencoderTiny.from_pretrained(modelPath("img2img-tiny/vae-tiny"), { device }) },
-    "vae-asymmetric": {
-      vae: await AsymmetricAutoencoderKL.from_pretrained(modelPath("inpaint-tiny/vae-asymmetric"), { device }),
-    },
-    emoji: {},
-  };
-  for (const [name, given] of Object.entries(parts)) {
-    const pipeline = await StableDiffusionInpaintPipeline.from_pretrained(pathOf(name), { device, ...given });
-    pipelines[name] = pipeline;
-    originals[name] = pipeline.scheduler;
-  }
+  Object.assign(pipelines, await load({ device, path: fixturePath }));
+  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
 });
 afterAll(async () => {
   for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
@@ -122,7 +100,7 @@ test("a checkpoint in one file, of a UNet that sees the mask", async () => {
   try {
     // The one that text-to-image is shown with, and weights of 0 for what is new: mask and picture do not count then.
     const source = fixturePath("models/single_file");
-    writeFileSync(join(folder, "nine.safetensors"), withNineChannels(readFileSync(join(source, "sd1.safetensors"))));
+    writeFileSync(join(folder, "nine.safetensors"), withInputs(9, readFileSync(join(source, "sd1.safetensors"))));
     cpSync(join(source, "sd1"), join(folder, "sd1"), { recursive: true });
     const path = join(folder, "sd1/unet/config.json");
     writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), in_channels: 9 }));
@@ -143,48 +121,6 @@ test("a checkpoint in one file, of a UNet that sees the mask", async () => {
   }
 });
 
-/** A checkpoint of Stable Diffusion in one file whose first convolution takes 9 channels, of which the last 5 count nothing. */
-function withNineChannels(file: Uint8Array): Uint8Array {
-  const name = "model.diffusion_model.input_blocks.0.0.weight";
-  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length))) as Record<
-    string,
-    { dtype: string; shape: number[]; data_offsets: [number, number] }
-  >;
-  const entries: Record<string, [string, number[], number]> = {};
-  const parts: Uint8Array[] = [];
-  for (const [key, { dtype, shape, data_offsets }] of Object.entries(header)) {
-    if (key === "__metadata__") continue;
-    let bytes = file.subarray(...(data_offsets.map((at) => at + 8 + length) as [number, number]));
-    if (key === name) {
-      const [count, , ...kernel] = shape as [number, number, number, number];
-      const size = bytes.length / count;
-      const wide = new Uint8Array((bytes.length / 4) * 9);
-      for (let i = 0; i < count; i++) wide.set(bytes.subarray(i * size, (i + 1) * size), (i * size * 9) / 4);
-      bytes = wide;
-      shape.splice(0, 4, count, 9, ...kernel);
-    }
-    entries[key] = [dtype, shape, bytes.length];
-    parts.push(bytes);
-  }
-  return safetensors(entries, { data: Buffer.concat(parts) });
-}
-
-/** The pictures that a call names: one, a list, or random values of the dims given. */
-function given(value: unknown, seed: number, how: { low?: number; normal?: boolean } = {}): unknown {
-  if (typeof value === "string") return pictureNamed(value);
-  const list = value as unknown[];
-  if (typeof list[0] !== "number") return list.map((one, i) => given(one, seed + i, how));
-  const noise = seeded(seed).randn(list as number[]);
-  const { low = 0, normal = false } = how;
-  return normal
-    ? noise
-    : noise
-        .mul(0.25)
-        .add(0.5 + low / 2)
-        .clamp(low, 1);
-}
-
 describe("calls", () => {
   test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
     const pipeline = fresh(call.checkpoint);
@@ -192,20 +128,10 @@ describe("calls", () => {
       const cls = schedulerRegistry[call.scheduler.class]!;
       pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
     }
-    const { seed, low, normal, shows, ...rest } = { ...base, ...call.options };
-    rest["image"] = given(rest["image"], 100, {
-      ...(low !== undefined && { low }),
-      ...(normal !== undefined && { normal }),
-    });
-    rest["mask_image"] = given(rest["mask_image"], 200);
-    for (const [i, key] of ["prompt_embeds", "negative_prompt_embeds", "latents", "masked_image_latents"].entries()) {
-      if (key in rest) rest[key] = given(rest[key], 300 + i, { normal: true });
-    }
-    if ("timesteps" in rest || "sigmas" in rest) delete rest["num_inference_steps"];
+    const { shows, options: given } = pictureOptions(base, call);
     let latents: Tensor | undefined;
     const options: StableDiffusionInpaintOptions = {
-      ...rest,
-      generator: Array.isArray(seed) ? seed.map(seeded) : seeded(seed),
+      ...given,
       output_type: shows ? "image" : "latent",
       callback_on_step_end: (_pipe, _i, _t, tensors) => {
         latents = tensors.latents;

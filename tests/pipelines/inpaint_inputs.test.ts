@@ -5,7 +5,7 @@ import {
   StableDiffusionInpaintPipeline,
   Tensor,
   UNet2DConditionModel,
-  UnsupportedModelError,
+  type UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -60,7 +60,7 @@ describe("what is wrong with a call is named", () => {
     ["an empty list of prompts", { prompt: [] }, ValueError, /`prompt` is \[\]/],
     ["an unknown option", { mask: mask_image }, TypeError, /`mask`.*Did you mean/],
     ["an option of other pipelines", { guidance_rescale: 0.7 }, TypeError, /`guidance_rescale`/],
-    ["attention options", { cross_attention_kwargs: { scale: 1 } }, UnsupportedModelError, /cross_attention_kwargs/],
+    ["attention options", { cross_attention_kwargs: { scales: 1 } }, TypeError, /cross_attention_kwargs/],
     ["too many pictures", { image: [image, image] }, ValueError, /`image` has 2 pictures.*batch of 1/],
     ["too many masks", { mask_image: [mask_image, mask_image] }, ValueError, /`mask_image` has 2/],
     [

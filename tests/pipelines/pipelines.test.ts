@@ -1,42 +1,29 @@
 /**
  * Whole pipelines on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_pipelines.py.
  */
-import { fileURLToPath } from "node:url";
 import {
   type AnyPipeline,
-  type AnyPipelineOptions,
-  DiffusionPipeline,
-  Generator,
   type RawImage,
   type Scheduler,
   StableDiffusionPipeline,
   schedulerRegistry,
-  Tensor,
+  type Tensor,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { type Call, optionsOf, seeded } from "../support/calls.ts";
+import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
-
-interface Call {
-  name: string;
-  checkpoint: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { seed: number | number[] };
-  printed?: string;
-}
+import { emoji, load } from "./runners/pipelines.ts";
 
 const { calls, printed, schedulers, callback } = JSON.parse(fixtureText("pipelines/pipelines.json")) as {
-  calls: Call[];
+  calls: (Call & { printed?: string })[];
   printed: Record<string, string>;
   schedulers: Record<string, string>;
   callback: [number, number, string[], number[]][];
 };
 const expected = fixtureTensors("pipelines/pipelines.safetensors");
-const emoji = fileURLToPath(new URL("../../demo/public/models/emoji-diffusion", import.meta.url));
-const pathOf = (checkpoint: string) => (checkpoint === "emoji" ? emoji : fixturePath(`pipelines/${checkpoint}`));
-const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
-const seeded = (seed: number) => new Generator().manual_seed(seed);
+const pathOf = (checkpoint: string) => fixturePath(checkpoint === "emoji" ? emoji : `pipelines/${checkpoint}`);
 /**
  * Rounding differs between engines, and grows over the steps: at most 2.2e-5 of the scale was measured (DDPM, whose noise
  * amplifies it). The issue allows 1e-3.
@@ -49,10 +36,8 @@ const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts and of single sizes as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  for (const name of checkpoints) {
-    pipelines[name] = await DiffusionPipeline.from_pretrained(pathOf(name), { device: "wasm" });
-    originals[name] = pipelines[name].scheduler;
-  }
+  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
+  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
 });
 afterAll(async () => {
   for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
@@ -73,18 +58,10 @@ describe("calls", () => {
       pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
       expect(`${pipeline}`.replace(pathOf(call.checkpoint), "PATH")).toBe(call.printed);
     }
-    const { seed, ...rest } = call.options;
-    for (const key of ["latents", "prompt_embeds", "negative_prompt_embeds"]) {
-      if (key in rest) rest[key] = tensorOf(expected[`${name}/${key}`]!);
-    }
-    if ("timesteps" in rest || "sigmas" in rest) delete rest["num_inference_steps"];
-    const generator = Array.isArray(seed) ? seed.map(seeded) : seeded(seed);
-    const options: AnyPipelineOptions = { ...rest, generator };
-
     // The latents that the picture is decoded of are those of the last step.
     let latents: Tensor | undefined;
     const { images } = (await pipeline({
-      ...options,
+      ...optionsOf(call, expected),
       callback_on_step_end: (_, __, ___, tensors) => {
         latents = tensors["latents"];
       },

@@ -3,28 +3,18 @@
  */
 import {
   type AnyPipeline,
-  AutoencoderKL,
-  DiffusionPipeline,
-  Generator,
-  RawImage,
+  type RawImage,
   type Scheduler,
-  StableDiffusionXLImg2ImgPipeline,
   StableDiffusionXLPipeline,
   schedulerRegistry,
-  Tensor,
-  UNet2DConditionModel,
+  type Tensor,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { type Call, optionsOf, seeded } from "../support/calls.ts";
+import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
-
-interface Call {
-  name: string;
-  checkpoint: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { seed: number | number[] };
-}
+import { load } from "./runners/sdxl.ts";
 
 const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/sdxl.json")) as {
   calls: Call[];
@@ -34,12 +24,6 @@ const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/sdxl.json
 const expected = fixtureTensors("pipelines/sdxl.safetensors");
 const xl = fixturePath("pipelines/sdxl-tiny");
 const refiner = fixturePath("pipelines/sdxl-refiner-tiny");
-const pictureOf = (name: string): RawImage => {
-  const { data, dims } = expected[`picture/${name}`]!;
-  return new RawImage(data as Uint8Array, dims[1]!, dims[0]!, 3);
-};
-const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
-const seeded = (seed: number): Generator => new Generator().manual_seed(seed);
 /** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
 const tolerance = 1e-4;
 
@@ -48,33 +32,7 @@ const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const options = { device: "wasm" } as const;
-  const load = (parts: object = {}): Promise<AnyPipeline> =>
-    DiffusionPipeline.from_pretrained(xl, { ...options, ...parts });
-  const unet = await UNet2DConditionModel.from_pretrained(`${xl}/unet-lcm`, options);
-  const vae = await AutoencoderKL.from_pretrained(`${xl}/vae`, options);
-  vae.register_to_config({
-    latents_mean: [-1.6, 0.2, 1.3, -0.4],
-    latents_std: [8.4, 6.5, 7.4, 5.5],
-    scaling_factor: 0.5,
-  });
-  pipelines["xl"] = await load();
-  pipelines["lcm"] = await load({ unet });
-  pipelines["no zeros"] = await load({ force_zeros_for_empty_prompt: false });
-  pipelines["statistics"] = await load({ vae });
-  const img2img = (parts: object = {}): Promise<AnyPipeline> =>
-    StableDiffusionXLImg2ImgPipeline.from_pretrained(xl, {
-      ...options,
-      ...parts,
-    }) as Promise<unknown> as Promise<AnyPipeline>;
-  pipelines["xl-img2img"] = await img2img();
-  pipelines["statistics-img2img"] = await img2img({ vae });
-  const base = pipelines["xl"];
-  pipelines["refiner"] = await DiffusionPipeline.from_pretrained(refiner, {
-    ...options,
-    text_encoder_2: base.text_encoder_2!,
-    vae: base.vae,
-  });
+  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
   for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
 });
 afterAll(async () => {
@@ -85,13 +43,6 @@ test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(xl, "PATH").replace(refiner, "REFINER")).toBe(printed[name]);
 });
 
-/** The picture, pictures or tensor that a call starts from. */
-function imageOf(name: string, image: unknown): RawImage | RawImage[] | Tensor {
-  if (typeof image === "string") return pictureOf(image);
-  if (typeof (image as unknown[])[0] === "string") return (image as string[]).map(pictureOf);
-  return tensorOf(expected[`${name}/given`]!);
-}
-
 describe("calls", () => {
   test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
     const pipeline = pipelines[call.checkpoint]!;
@@ -100,16 +51,8 @@ describe("calls", () => {
       const cls = schedulerRegistry[call.scheduler.class]!;
       pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
     }
-    const { seed, ...rest } = call.options;
-    for (const key of Object.keys(rest)) {
-      const given = expected[`${name}/${key}`];
-      if (given !== undefined && key !== "image") rest[key] = tensorOf(given);
-    }
-    delete rest["normal"];
-    if (rest["image"] !== undefined) rest["image"] = imageOf(name, rest["image"]);
-    if ("timesteps" in rest || "sigmas" in rest) delete rest["num_inference_steps"];
     const run = (output_type: "latent" | "image"): Promise<{ images: Tensor | RawImage[] }> =>
-      pipeline({ ...rest, generator: Array.isArray(seed) ? seed.map(seeded) : seeded(seed), output_type });
+      pipeline({ ...optionsOf(call, expected), output_type });
     const latents = (await run("latent")).images as Tensor;
     const latent = expected[`${name}/latent`]!;
     expect(latents.dims).toEqual(latent.dims);

@@ -25,47 +25,23 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
-
-type Seed = number | number[] | { torch: number };
-
-interface Call {
-  name: string;
-  checkpoint: string;
-  kind: string | null;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { seed: Seed };
-}
+import type { FixtureCall } from "./runners/types.ts";
+import { load, options, pipelineOf } from "./runners/unconditional.ts";
 
 const { calls, printed } = JSON.parse(fixtureText("pipelines/unconditional.json")) as {
-  calls: Call[];
+  calls: FixtureCall[];
   printed: Record<string, string>;
 };
 const expected = fixtureTensors("pipelines/unconditional.safetensors");
-const tensorOf = (name: string) => new Tensor("float32", expected[name]!.data as Float32Array, expected[name]!.dims);
-const folderOf = (checkpoint: string) =>
-  fixturePath(checkpoint.endsWith("-tiny") ? `pipelines/${checkpoint}` : `pipelines/unconditional-tiny/${checkpoint}`);
 const seeded = (seed: number) => new Generator().manual_seed(seed);
 /** At most 3.1e-6 of the scale was measured. The issue allows 1e-3; a timestep without its fraction is off by 5e-5. */
 const tolerance = 2e-5;
-
-/** Of a call in Python, where torch itself was seeded when no generator was passed: its numbers are the same. */
-function generatorOf(seed: Seed): Generator | Generator[] {
-  if (Array.isArray(seed)) return seed.map(seeded);
-  return seeded(typeof seed === "number" ? seed : seed.torch);
-}
 
 const pipelines: Record<string, DiffusionPipeline> = {};
 const root = fixturePath("pipelines");
 beforeAll(async () => {
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const on = { device: "wasm" } as const;
-  pipelines["ddpm-tiny PNDMPipeline"] = await PNDMPipeline.from_pretrained(folderOf("ddpm-tiny"), on);
-  for (const name of ["ddpm-tiny", "ldm", "sde", "cm"]) {
-    pipelines[`${name} None`] = await DiffusionPipeline.from_pretrained(folderOf(name), on);
-  }
-  // It has no UNet of its own, to keep it small.
-  const { unet } = pipelines["ldm None"] as LDMPipeline;
-  pipelines["karras None"] = await DiffusionPipeline.from_pretrained(folderOf("karras"), { ...on, unet });
+  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
 });
 afterAll(async () => {
   for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
@@ -84,22 +60,15 @@ test("classes are those that model_index.json names", () => {
 
 describe("calls", () => {
   test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[`${call.checkpoint} ${call.kind ?? "None"}`] as AnyPipeline;
+    const pipeline = pipelines[pipelineOf(call)] as AnyPipeline;
     const original = pipeline.scheduler;
     if (call.scheduler !== null) {
       pipeline.scheduler = schedulerRegistry[call.scheduler.class]!.from_config(original.config, call.scheduler.kwargs);
     }
-    const { seed, ...options } = call.options;
-    if ("latents" in options) options["latents"] = tensorOf(`${name}/latents`);
-    const labels = options["class_labels"] as { tensor?: number[] } | null | undefined;
-    if (labels?.tensor !== undefined) {
-      options["class_labels"] = new Tensor("int32", Int32Array.from(labels.tensor), [labels.tensor.length]);
-    }
     let last: Tensor | undefined;
     try {
       const { images } = (await pipeline({
-        ...options,
-        generator: generatorOf(seed),
+        ...options(call, { tensors: expected }),
         callback_on_step_end: (_, __, ___, tensors) => {
           last = tensors["image"] ?? tensors["latents"];
         },

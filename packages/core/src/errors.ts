@@ -85,6 +85,12 @@ export class DeviceError extends DiffusersWebError {
   override readonly code = "DEVICE";
 }
 
+/** The worker that a pipeline lives in could not be started, or has ended. */
+export class WorkerError extends DiffusersWebError {
+  override readonly name = "WorkerError";
+  override readonly code = "WORKER";
+}
+
 /** An argument or a config value outside of what is allowed: where Python raises ValueError. */
 export class ValueError extends DiffusersWebError {
   override readonly name = "ValueError";
@@ -98,6 +104,7 @@ const classes = {
   INTEGRITY: IntegrityError,
   QUOTA: QuotaError,
   DEVICE: DeviceError,
+  WORKER: WorkerError,
   VALUE: ValueError,
 } as const;
 

@@ -11,7 +11,7 @@ export * from "./hub/source.ts";
 export { type EncodeOptions, type ImageSource, type ImageType, RawImage, type ResizeOptions } from "./image.ts";
 export type { PictureSource, ReadImageOptions } from "./image_source.ts";
 export { isNode, nodeImport } from "./node.ts";
-export { stringifyPythonJson } from "./python_json.ts";
+export { floatsOf, markFloats, stringifyPythonJson } from "./python_json.ts";
 export type { Resample } from "./resample.ts";
 export * from "./schedulers/index.ts";
 export { Tensor, type TensorData, type TensorLike } from "./tensor.ts";

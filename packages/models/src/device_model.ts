@@ -98,6 +98,11 @@ export abstract class DeviceModel<C extends object, L extends Loaded> extends Co
     await this.exclusive(() => this.release());
   }
 
+  /** Whether its memory and its files are freed. */
+  get is_disposed(): boolean {
+    return this.disposed;
+  }
+
   /** Frees the device's memory and the files; the model cannot be called afterwards. Idempotent. */
   async dispose(): Promise<void> {
     this.disposed = true;
@@ -162,7 +167,7 @@ export abstract class DeviceModel<C extends object, L extends Loaded> extends Co
   }
 
   /** One task at a time, so that no session is replaced while a call uses it. */
-  private exclusive<T>(task: () => Promise<T>): Promise<T> {
+  protected exclusive<T>(task: () => Promise<T>): Promise<T> {
     const result = this.lastTask.then(task);
     // A failed task is reported to its caller; the next one starts all the same.
     this.lastTask = result.catch(() => undefined);

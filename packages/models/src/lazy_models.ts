@@ -1,10 +1,12 @@
 import type { T2IAdapter } from "./adapters/adapter.ts";
+import type { MultiAdapter } from "./adapters/multi_adapter.ts";
 import type { AsymmetricAutoencoderKL } from "./autoencoders/autoencoder_asym_kl.ts";
 import type { AutoencoderKL } from "./autoencoders/autoencoder_kl.ts";
 import type { AutoencoderTiny } from "./autoencoders/autoencoder_tiny.ts";
 import type { ConsistencyDecoderVAE } from "./autoencoders/consistency_decoder_vae.ts";
 import type { VQModel } from "./autoencoders/vq_model.ts";
 import type { ControlNetModel } from "./controlnets/controlnet.ts";
+import type { MultiControlNetModel } from "./controlnets/multicontrolnet.ts";
 import type { ORTTextEncoder } from "./onnx/ort_text_encoder.ts";
 import type { ORTUnet } from "./onnx/ort_unet.ts";
 import type { ORTVae } from "./onnx/ort_vae.ts";
@@ -30,6 +32,8 @@ export const lazyModels: {
   readonly ConsistencyDecoderVAE: () => Promise<typeof ConsistencyDecoderVAE>;
   readonly ControlNetModel: () => Promise<typeof ControlNetModel>;
   readonly DPTForDepthEstimation: () => Promise<typeof DPTForDepthEstimation>;
+  readonly MultiAdapter: () => Promise<typeof MultiAdapter>;
+  readonly MultiControlNetModel: () => Promise<typeof MultiControlNetModel>;
   readonly ORTTextEncoder: () => Promise<typeof ORTTextEncoder>;
   readonly ORTUnet: () => Promise<typeof ORTUnet>;
   readonly ORTVae: () => Promise<typeof ORTVae>;
@@ -51,6 +55,8 @@ export const lazyModels: {
   ConsistencyDecoderVAE: async () => (await import("./autoencoders/consistency_decoder_vae.ts")).ConsistencyDecoderVAE,
   ControlNetModel: async () => (await import("./controlnets/controlnet.ts")).ControlNetModel,
   DPTForDepthEstimation: async () => (await import("./transformers/modeling_dpt.ts")).DPTForDepthEstimation,
+  MultiAdapter: async () => (await import("./adapters/multi_adapter.ts")).MultiAdapter,
+  MultiControlNetModel: async () => (await import("./controlnets/multicontrolnet.ts")).MultiControlNetModel,
   ORTTextEncoder: async () => (await import("./onnx/ort_text_encoder.ts")).ORTTextEncoder,
   ORTUnet: async () => (await import("./onnx/ort_unet.ts")).ORTUnet,
   ORTVae: async () => (await import("./onnx/ort_vae.ts")).ORTVae,

@@ -19,6 +19,8 @@ import {
 } from "@diffusers-web/core";
 import { DeviceModel, type Loaded, type Placement } from "./device_model.ts";
 import { GraphBuilder } from "./graph/builder.ts";
+import type { LoraSource } from "./lora/lora_adapter.ts";
+import type { LoraAdapters } from "./lora/lora_adapters.ts";
 import { type Device, type DeviceRequest, type DtypeRequest, getDevice } from "./runtime/device.ts";
 import { createSession, type Session } from "./runtime/session.ts";
 import type { SingleFileSource } from "./single_file/address.ts";
@@ -80,6 +82,9 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
   static readonly weights_name: string = "diffusion_pytorch_model";
   /** Tensors of old checkpoints that no longer mean anything. */
   static readonly keys_to_ignore: readonly RegExp[] = [/\.position_ids$/];
+
+  /** The LoRA adapters of the model; undefined before the first one is loaded. */
+  lora: LoraAdapters | undefined;
 
   /** The config file as it was read, where nothing was overridden. */
   private writtenConfig: ConfigDict | undefined;
@@ -219,11 +224,51 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
     const { weights_name, config_name } = this.constructor as unknown as ModelClass<unknown>;
     // transformers tells its models by fields that these classes do without.
     const isForeign = weights_name === "model" && this.writtenConfig !== undefined;
-    if (isForeign) await writeFile(directory, config_name, [`${stringifyPythonJson(this.writtenConfig)}\n`]);
+    const saved = this.forSaving(this.writtenConfig ?? {}, this.lora?.saved(weights) ?? weights);
+    if (isForeign) await writeFile(directory, config_name, [`${stringifyPythonJson(saved.config)}\n`]);
     else await this.save_config(directory);
     const { saveSafetensors } = await import("./save_weights.ts");
     const file = [weights_name, ...(options.variant === undefined ? [] : [options.variant]), "safetensors"].join(".");
-    await saveSafetensors(directory, file, weights.entries());
+    await saveSafetensors(directory, file, saved.weights.entries());
+  }
+
+  /**
+   * What is saved: of a class whose models grow once they are loaded, other than what was read.
+   *
+   * @param config as it was read
+   */
+  protected forSaving(
+    config: ConfigDict,
+    weights: Weights,
+  ): { readonly config: ConfigDict; readonly weights: Weights } {
+    return { config, weights };
+  }
+
+  /**
+   * The first half of loading a LoRA adapter: checks that it fits. What comes back adds it; until then nothing changes.
+   *
+   * @param name null: one that is free
+   * @param source the adapter's tensors, and what they belong to; the model closes it
+   * @throws ValueError for a name that is in use, WeightsMismatchError naming the first tensor that does not fit.
+   * @see Diffusers `PeftAdapterMixin.load_lora_adapter`
+   * @internal
+   */
+  async prepare_lora_adapter(name: string | null, source: LoraSource): Promise<() => void> {
+    const { LoraAdapters } = await import("./lora/lora_adapters.ts");
+    this.lora ??= new LoraAdapters({
+      className: this.constructor.name,
+      config: this.config,
+      weights: () => this.current.weights,
+      tryOut: (prepare) =>
+        this.check((emit) => {
+          const g = new GraphBuilder(this.current.weights, this.current.device.target);
+          prepare(g);
+          emit(g);
+          g.build();
+        }),
+      afterCalls: (task) => void this.exclusive(async () => task()),
+    });
+    return this.lora.prepare(name, source);
   }
 
   /** Takes weights over: they are closed with the model, and at once when they do not fit. */
@@ -234,7 +279,11 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
     signal: AbortSignal | undefined,
   ): void {
     try {
-      this.loaded = { ...rest, weights, close: () => weights.close() };
+      const close = (): void => {
+        weights.close();
+        this.lora?.close();
+      };
+      this.loaded = { ...rest, weights, close };
       rest.progress?.({ phase: "build", file: weights.file, loaded: 0, total: 0 });
       this.checkWeights(check);
       signal?.throwIfAborted();
@@ -252,14 +301,20 @@ export abstract class ModelMixin<C extends object> extends DeviceModel<C, Loaded
    * The graph `name`, ready for feeds of the given dims. One session per name is kept; other dims replace it.
    *
    * @param dims all that `build` depends on, as plain data
+   * @param lora_scale a factor of the model's LoRA adapters in this run
    */
-  protected async session(name: string, dims: unknown, build: EmitGraph): Promise<Runner> {
+  protected async session(name: string, dims: unknown, build: EmitGraph, lora_scale = 1): Promise<Runner> {
+    const lora = this.lora?.graph(lora_scale);
     const create = ({ weights, device, progress }: LoadedWeights): Promise<Session> => {
-      const g = new GraphBuilder(weights, device.target);
+      const g = new GraphBuilder(lora?.weights(weights) ?? weights, device.target);
+      lora?.attach(g);
       build(g);
       return createSession(g.build(), device, { name: weights.file, progress_callback: progress });
     };
-    return { run: (feeds) => this.onDevice(name, JSON.stringify(dims), create, (session) => session.run(feeds)) };
+    const shape = JSON.stringify([dims, lora?.version]);
+    return {
+      run: (feeds) => this.onDevice(name, shape, create, (session) => session.run({ ...feeds, ...lora?.feeds })),
+    };
   }
 
   private checkWeights({ ignored, isTolerant }: { ignored: readonly RegExp[]; isTolerant: boolean }): void {

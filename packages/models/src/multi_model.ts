@@ -1,4 +1,5 @@
 import {
+  type Directory,
   isNode,
   type LoadOptions,
   ModelNotFoundError,
@@ -89,6 +90,23 @@ export abstract class MultiModel<M extends ModelMixin<object>> {
     return { load };
   }
 
+  /**
+   * Writes each model into a folder of its own, for Python or for `from_pretrained`.
+   *
+   * @param directory the first model's folder, a path in Node: `_1`, `_2`... is put after it for the others. Where a
+   * folder does not know what is beside it, a function that makes one with so much after its name
+   * @see {@link ModelMixin.save_pretrained}
+   */
+  async save_pretrained(
+    directory: string | ((suffix: string) => Promise<Directory>),
+    options: { readonly variant?: string | undefined } = {},
+  ): Promise<void> {
+    const beside = typeof directory === "function" ? directory : async (suffix: string) => trimmed(directory) + suffix;
+    for (const [i, member] of this.members.entries()) {
+      await member.save_pretrained(await beside(i === 0 ? "" : `_${i}`), options);
+    }
+  }
+
   /** Where the models run: `webgpu` or `wasm`. */
   get device(): "webgpu" | "wasm" {
     return this.members[0]!.device;
@@ -175,6 +193,11 @@ function broadcasts(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((dim, i) => dim === b[i] || dim === 1 || b[i] === 1);
 }
 
+/** A folder's path without slashes at its end. */
+function trimmed(path: string): string {
+  return path.replace(/\/+$/, "");
+}
+
 interface Folder {
   readonly source: Source;
   readonly subfolder: string | undefined;
@@ -194,14 +217,14 @@ async function folderBeside(
   options: LoadOptions,
 ): Promise<Folder | undefined> {
   const { subfolder } = options;
-  if (subfolder) return { source: opened, subfolder: subfolder.replace(/\/+$/, "") + suffix };
+  if (subfolder) return { source: opened, subfolder: trimmed(subfolder) + suffix };
   if ("parent" in opened && "prefix" in opened) {
     // A folder of another source: see `subSource`.
     const { parent, prefix } = opened as unknown as { readonly parent: Source; readonly prefix: string };
-    return { source: parent, subfolder: prefix.replace(/\/+$/, "") + suffix };
+    return { source: parent, subfolder: trimmed(prefix) + suffix };
   }
   if (typeof source !== "string" && !(source instanceof URL)) return undefined;
-  const path = String(source).replace(/\/+$/, "");
+  const path = trimmed(String(source));
   const isAddress = /^(\w+:|\.{0,2}[\\/])/.test(path);
   // What is neither an address nor (in Node) a folder is a hub repository, which has none beside it.
   if (!isAddress && !isNode) return undefined;

@@ -37,9 +37,9 @@ type ArrayType<T> = {
   readonly BYTES_PER_ELEMENT: number;
 };
 
-/** The bytes as elements, copied only when they are not aligned. */
+/** The bytes as elements, copied only when they are not aligned (what a `Buffer` calls a slice is no copy). */
 function view<T>(bytes: Uint8Array, type: ArrayType<T>): T {
-  const aligned = bytes.byteOffset % type.BYTES_PER_ELEMENT === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % type.BYTES_PER_ELEMENT === 0 ? bytes : new Uint8Array(bytes);
   return new type(aligned.buffer, aligned.byteOffset, bytes.length / type.BYTES_PER_ELEMENT);
 }
 

@@ -10,6 +10,8 @@ export type LazyTensors = ReadonlyMap<string, LazyTensor>;
 /** The tensors of one or several safetensors files, read when they are asked for. Owns the files. */
 export class Weights implements WeightSource {
   readonly file: string;
+  /** The free text entries of the files' headers; of several files the last one's, where two have the same. */
+  readonly metadata: Readonly<Record<string, string>>;
   private files: readonly SourceFile[];
   private tensors: LazyTensors;
 
@@ -22,8 +24,11 @@ export class Weights implements WeightSource {
     this.files = files;
     this.file = file;
     const tensors = new Map<string, LazyTensor>();
+    const metadata: Record<string, string> = {};
     for (const source of files) {
-      for (const [name, entry] of readSafetensors(source).tensors) {
+      const header = readSafetensors(source);
+      Object.assign(metadata, header.metadata);
+      for (const [name, entry] of header.tensors) {
         const other = tensors.get(name);
         if (other !== undefined) {
           throw new IntegrityError(`${source.path} has the tensor ${name}, which ${other.file} has as well.`, {
@@ -37,6 +42,7 @@ export class Weights implements WeightSource {
       }
     }
     this.tensors = tensors;
+    this.metadata = metadata;
   }
 
   /**
@@ -45,6 +51,7 @@ export class Weights implements WeightSource {
    */
   view(change: (tensors: LazyTensors) => LazyTensors): Weights {
     const seen = new Weights([], this.file);
+    Object.assign(seen.metadata, this.metadata);
     seen.files = this.files;
     seen.tensors = change(this.tensors);
     return seen;

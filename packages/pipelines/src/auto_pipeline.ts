@@ -6,6 +6,7 @@ import { loadPipeline } from "./pipeline_loading.ts";
 import { pipelineClassName } from "./pipeline_loading_utils.ts";
 import type { PipelineClass } from "./pipeline_utils.ts";
 import { DiffusionPipeline } from "./registry.ts";
+import { loadWhere } from "./worker/load.ts";
 
 /** What `from_pretrained` of an AutoPipeline takes. With a `controlnet`, the class is that of its family with ControlNet. */
 export type AutoPipelineLoadOptions = PipelineLoadOptions & {
@@ -24,6 +25,7 @@ const cannotBeMade = "An AutoPipeline is not made itself: call its from_pretrain
 /** What is to be made, and how the classes that do so are named: `StableDiffusion` + `ControlNet` + `Img2ImgPipeline`. */
 interface Task {
   readonly name: string;
+  readonly autoClass: string;
   readonly suffix: string;
   /** By family, the class for the task. */
   readonly classes: Readonly<Record<string, string>>;
@@ -31,6 +33,7 @@ interface Task {
 
 const text2image: Task = {
   name: "text-to-image",
+  autoClass: "AutoPipelineForText2Image",
   suffix: "Pipeline",
   classes: {
     "stable-diffusion": "StableDiffusionPipeline",
@@ -47,6 +50,7 @@ const text2image: Task = {
 
 const image2image: Task = {
   name: "image-to-image",
+  autoClass: "AutoPipelineForImage2Image",
   suffix: "Img2ImgPipeline",
   classes: {
     "stable-diffusion": "StableDiffusionImg2ImgPipeline",
@@ -62,6 +66,7 @@ const image2image: Task = {
 
 const inpainting: Task = {
   name: "inpainting",
+  autoClass: "AutoPipelineForInpainting",
   suffix: "InpaintPipeline",
   classes: {
     "stable-diffusion": "StableDiffusionInpaintPipeline",
@@ -107,10 +112,16 @@ function marked(className: string, mark: string, suffix: string): string {
   return className.replace(suffix, `${mark}${suffix}`);
 }
 
-/** @see Diffusers `AutoPipelineForText2Image.from_pretrained` and its like */
 function fromPretrained(task: Task, from: SourceLike, options: AutoPipelineLoadOptions): Promise<AnyPipeline> {
+  const lookUp = (name: string): Promise<PipelineClass> => loadClass(task, name);
+  const load = (here: AutoPipelineLoadOptions): Promise<AnyPipeline> => loadHere(task, from, here);
+  return loadWhere([task.autoClass, "from_pretrained"], from, options, lookUp, load);
+}
+
+/** @see Diffusers `AutoPipelineForText2Image.from_pretrained` and its like */
+function loadHere(task: Task, from: SourceLike, options: AutoPipelineLoadOptions): Promise<AnyPipeline> {
   const { enable_pag = false, ...rest } = options;
-  const { controlnet } = options as { readonly controlnet?: object | null };
+  const { controlnet } = options;
   const choose = (index: ConfigDict): Promise<PipelineClass> => {
     let className = pipelineClassName(index, null);
     // A checkpoint for the task itself has its own ending; any other has the plain one.
@@ -132,7 +143,7 @@ async function fromPipe(
   options: AutoPipelineFromPipeOptions,
 ): Promise<AnyPipeline> {
   if (!(pipeline instanceof DiffusionPipeline)) throw new TypeError("from_pipe makes a pipeline of another pipeline.");
-  const { enable_pag, ...rest } = options as AutoPipelineFromPipeOptions & { readonly controlnet?: object | null };
+  const { enable_pag, ...rest } = options;
   let className = taskClassName(task, pipeline.constructor.name);
   if (rest.controlnet !== undefined) {
     className = className.replace("ControlNet", "");

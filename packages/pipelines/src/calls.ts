@@ -1,22 +1,36 @@
+import type { RunProgress } from "./run_progress.ts";
+
 /** What every call takes besides the arguments of Python's `__call__`. */
 export interface RunOptions {
   /** Cancels between two steps: the call rejects with the signal's reason, and the pipeline can be used again. */
   readonly signal?: AbortSignal | undefined;
+  /** Told how far the call is, and how long it will still take: as it begins, after each step, and as it ends. */
+  readonly progress_callback?: ((progress: RunProgress) => unknown) | undefined;
 }
 
-/** `pipeline(prompt, options)` or `pipeline(options)`. */
-export function callOptions(args: unknown[]): RunOptions {
+/** The option that a call may be given first, without its name. */
+export type FirstArgument = "prompt" | "image";
+
+/** `pipeline(prompt, options)` or `pipeline(options)`; or with a picture in place of the prompt. */
+export function callOptions(args: unknown[], name: FirstArgument = "prompt"): RunOptions {
   const [first, second, ...rest] = args;
-  if (rest.length > 0) throw new TypeError("A pipeline takes (prompt, options) or (options).");
-  const isOptions = typeof first === "object" && first !== null && !Array.isArray(first);
-  if (isOptions) {
-    if (second !== undefined) throw new TypeError("A pipeline takes (prompt, options) or (options).");
+  const wrong = new TypeError(`A pipeline takes (${name}, options) or (options).`);
+  if (rest.length > 0) throw wrong;
+  if (isOptions(first, name)) {
+    if (second !== undefined) throw wrong;
     return first as RunOptions;
   }
-  const options = (second ?? {}) as RunOptions & { prompt?: unknown };
+  const options = (second ?? {}) as RunOptions & { readonly [key in FirstArgument]?: unknown };
   if (first == null) return options;
-  if (options.prompt != null) throw new TypeError("`prompt` was given twice: as the first argument and as an option.");
-  return { ...options, prompt: first } as RunOptions;
+  if (options[name] != null)
+    throw new TypeError(`\`${name}\` was given twice: as the first argument and as an option.`);
+  return { ...options, [name]: first } as RunOptions;
+}
+
+/** A picture is an object as well, but of a class. */
+function isOptions(first: unknown, name: FirstArgument): boolean {
+  if (typeof first !== "object" || first === null || Array.isArray(first)) return false;
+  return name === "prompt" || [Object.prototype, null].includes(Object.getPrototypeOf(first));
 }
 
 /** Waits for `promise`, but no longer than until the signal aborts. */

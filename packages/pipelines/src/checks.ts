@@ -95,3 +95,21 @@ export function replaced(tensors: Readonly<Record<string, Tensor>>, name: string
     `callback_on_step_end returned \`${name}\` that is no float32 tensor of ${current.dims.length} dimensions.`,
   );
 }
+
+/**
+ * What a callback gave back in place of a list of tensors that it was shown.
+ *
+ * @throws TypeError for a list of another length, and for what is no tensor of the same shape.
+ */
+export function replacedList(
+  values: Readonly<Record<string, unknown>>,
+  name: string,
+  current: readonly Tensor[],
+): readonly Tensor[] {
+  const value = values[name];
+  if (value === undefined) return current;
+  if (Array.isArray(value) && value.length === current.length) {
+    return current.map((one, i) => replaced({ [name]: value[i] ?? null }, name, one));
+  }
+  throw new TypeError(`callback_on_step_end returned \`${name}\` that is no list of ${current.length} tensors.`);
+}

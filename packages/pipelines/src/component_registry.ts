@@ -27,6 +27,8 @@ export interface ComponentEntry {
   readonly files: readonly string[];
   /** What is read of the files there are, besides weights. Default: `files`. */
   reads?(has: (name: string) => boolean): readonly string[];
+  /** Whether it is several models: in folders beside each other, with `_1`, `_2`... after the first one's name. */
+  readonly is_several?: boolean;
   /** Where its files are, for a class that need not look for them. */
   place?(root: Source, key: string): Source;
   /** The class of its ONNX exports. */
@@ -39,6 +41,10 @@ export const OPTIMUM = "optimum.onnxruntime.modeling_diffusion";
 
 function model(name: keyof typeof lazyModels, library: ComponentEntry["library"] = "diffusers"): ComponentEntry {
   return { library, is_model: true, files: ["config.json"], load: lazyModels[name] };
+}
+
+function models(name: keyof typeof lazyModels): ComponentEntry {
+  return { ...model(name), is_several: true, place: subSource };
 }
 
 function clipTokenizer(): ComponentEntry {
@@ -95,6 +101,8 @@ export const componentRegistry: Readonly<Record<string, ComponentEntry>> = {
   DPTFeatureExtractor: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTFeatureExtractor),
   DPTForDepthEstimation: model("DPTForDepthEstimation", "transformers"),
   DPTImageProcessor: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTImageProcessor),
+  MultiAdapter: models("MultiAdapter"),
+  MultiControlNetModel: models("MultiControlNetModel"),
   ORTTextEncoder: onnxModel("ORTTextEncoder"),
   ORTUnet: onnxModel("ORTUnet"),
   ORTVae: onnxModel("ORTVae", ["vae_decoder", "vae_encoder"]),

@@ -9,7 +9,7 @@ import type { DiffusionPipeline, PipelineClass } from "./pipeline_utils.ts";
  * `requires_safety_checker`. `dtype` is what all models compute in from now on, those of the other pipeline as well;
  * default: as they are.
  */
-export type FromPipeOptions = Omit<PipelineLoadOptions, keyof LoadOptions | "device">;
+export type FromPipeOptions = Omit<PipelineLoadOptions, keyof LoadOptions | "device" | "worker">;
 
 type Values = Readonly<Record<string, unknown>>;
 

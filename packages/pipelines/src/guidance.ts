@@ -27,6 +27,31 @@ export function apply_guidance(noise_pred: Tensor, guidance_scale: number): Guid
 }
 
 /**
+ * Guidance by a picture beside the text: away from the prediction that sees neither, towards the picture, and from there
+ * towards the text.
+ *
+ * @param noise_pred `[3 * batch, channels, height, width]`: with text and picture, with the picture alone, with neither
+ * @param guidance_scale s_T of the paper
+ * @param image_guidance_scale s_I of the paper
+ * @see Brooks et al., "InstructPix2Pix", https://arxiv.org/abs/2211.09800, eq. (3)
+ */
+export function apply_image_guidance(
+  noise_pred: Tensor,
+  guidance_scale: number,
+  image_guidance_scale: number,
+): GuidedNoise {
+  const [noise_pred_text, noise_pred_image, noise_pred_uncond] = noise_pred.chunk(3) as [Tensor, Tensor, Tensor];
+  const [c, p, u] = [noise_pred_text.data, noise_pred_image.data, noise_pred_uncond.data];
+  const [text, image] = [Math.fround(guidance_scale), Math.fround(image_guidance_scale)];
+  const guided = new Float32Array(c.length);
+  for (let i = 0; i < guided.length; i++) {
+    const towards = Math.fround(u[i]! + Math.fround(text * Math.fround(c[i]! - p[i]!)));
+    guided[i] = towards + Math.fround(image * Math.fround(p[i]! - u[i]!));
+  }
+  return { noise_pred: new Tensor("float32", guided, noise_pred_text.dims), noise_pred_text };
+}
+
+/**
  * Brings a guided prediction back to the spread of the one that saw the text, sample by sample: strong guidance would
  * over-expose the picture.
  *

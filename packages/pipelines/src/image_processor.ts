@@ -229,3 +229,25 @@ export class VaeImageProcessor extends ConfigMixin<VaeImageProcessorConfig> {
     return [h - (h % vae_scale_factor), w - (w % vae_scale_factor)];
   }
 }
+
+/**
+ * Prepares masks for IP-Adapters, gray and 0 or 1: they say where in the picture each of an adapter's pictures acts.
+ *
+ * @example
+ * ```ts
+ * const masks = await new IPAdapterMaskProcessor().preprocess([left, right], { height: 512, width: 512 });
+ * const ip_adapter_masks = [masks.reshape(1, 2, 512, 512)]; // of one adapter, which is shown two pictures
+ * pipeline.set_ip_adapter_scale([[0.7, 0.7]]);
+ * await pipeline(prompt, { ip_adapter_image: [[first, second]], cross_attention_kwargs: { ip_adapter_masks } });
+ * ```
+ * @see Diffusers `IPAdapterMaskProcessor`
+ */
+export class IPAdapterMaskProcessor extends VaeImageProcessor {
+  static override readonly name: string = "IPAdapterMaskProcessor";
+  static override readonly config_defaults: VaeImageProcessorConfig = configDefaults<VaeImageProcessorConfig>({
+    ...VaeImageProcessor.config_defaults,
+    do_normalize: false,
+    do_binarize: true,
+    do_convert_grayscale: true,
+  });
+}

@@ -33,17 +33,28 @@ export function componentPlace(
   const names = new Set(listing.map(({ path }) => path));
   const own = `${key}/`;
   const folder = [own, ""].find((prefix) => entry.files.some((file) => names.has(prefix + file))) ?? own;
-  const source = subSource(root, folder);
-  const files = inFolder(listing, folder);
+  return { folder, source: listedSource(subSource(root, folder), inFolder(listing, folder)) };
+}
+
+/** A source that is asked for nothing but the files that it has. */
+export function listedSource(source: Source, files: readonly FileInfo[]): Source {
   const listed = new Set(files.map(({ path }) => path));
   return {
-    folder,
-    source: {
-      name: source.name,
-      list: async () => files,
-      open: async (path, options) => (listed.has(path) ? source.open(path, options) : undefined),
-    },
+    name: source.name,
+    list: async () => files,
+    open: async (path, options) => (listed.has(path) ? source.open(path, options) : undefined),
   };
+}
+
+/** The places of a component: of one that is several models, a folder for each. */
+function componentPlaces(root: Source, listing: readonly FileInfo[], component: WantedComponent): ComponentPlace[] {
+  const places = [componentPlace(root, listing, component)];
+  if (component.entry.is_several !== true) return places;
+  for (;;) {
+    const folder = `${component.key}_${places.length}`;
+    if (!listing.some(({ path }) => path === `${folder}/config.json`)) return places;
+    places.push(componentPlace(root, listing, { ...component, key: folder }));
+  }
 }
 
 /**
@@ -68,18 +79,22 @@ export async function neededFiles(
   let hasPlain = false;
   const searches = [];
   for (const one of wanted) {
-    const { folder, source } = componentPlace(root, listing, one);
     const { key, entry } = one;
-    const has = (name: string): boolean => names.has(folder + name);
-    for (const file of entry.reads?.(has) ?? entry.files) if (has(file)) needed.add(folder + file);
+    const places = componentPlaces(root, listing, one);
+    for (const { folder } of places) {
+      const has = (name: string): boolean => names.has(folder + name);
+      for (const file of entry.reads?.(has) ?? entry.files) if (has(file)) needed.add(folder + file);
+    }
     const { weights_name: stem, name: className } = entry.is_model ? await entry.load() : {};
     // An ONNX export has weights, and no variants.
     hasPlain ||= entry.is_model && stem === undefined;
     if (stem === undefined || className === undefined) continue;
-    hasPlain ||= hasWeights(has, stem, undefined);
-    const chosen = variant !== undefined && hasWeights(has, stem, variant) ? variant : undefined;
+    const haveAll = (of: string | undefined): boolean =>
+      places.every(({ folder }) => hasWeights((name) => names.has(folder + name), stem, of));
+    hasPlain ||= haveAll(undefined);
+    const chosen = variant !== undefined && haveAll(variant) ? variant : undefined;
     variants.set(key, chosen);
-    searches.push({ folder, source, request: { stem, className, variant: chosen, signal } });
+    for (const place of places) searches.push({ ...place, request: { stem, className, variant: chosen, signal } });
   }
   // Without any weights the search below says what is wrong.
   if (variant !== undefined && hasPlain && !hasVariant(names, variant)) throw noVariant(root, variant);

@@ -94,10 +94,13 @@ function isNullPair(value: unknown): boolean {
 export function checkComponent(key: string, written: unknown, component: Component): void {
   const isScheduler = typeof (component as Partial<Scheduler>).set_timesteps === "function";
   const expected = Array.isArray(written) ? String(written[1]) : key;
-  const wantsScheduler = expected in schedulerRegistry || key === "scheduler";
+  const wantsScheduler = expected in schedulerRegistry || key.endsWith("scheduler");
   const wantsFunction = key.startsWith("tokenizer") || key === "feature_extractor";
-  const fits = wantsScheduler ? isScheduler : wantsFunction ? typeof component === "function" : isModel(component);
-  if (fits && isModel(component) === !(wantsScheduler || wantsFunction)) return;
+  // Of these a list is several models.
+  const isList = (key === "controlnet" || key === "adapter") && Array.isArray(component) && component.length > 0;
+  const isOfModels = isList ? component.every(isModel) : isModel(component);
+  const fits = wantsScheduler ? isScheduler : wantsFunction ? typeof component === "function" : isOfModels;
+  if (fits && isOfModels === !(wantsScheduler || wantsFunction)) return;
   const found = (component as object).constructor?.name ?? typeof component;
   throw new ValueError(`The ${key} that was passed is ${found}, expected ${expected} or one like it.`, {
     field: key,

@@ -14,7 +14,7 @@ import {
 } from "@diffusers-web/core";
 import type { DeviceRequest, DtypeRequest, PreparedModel } from "@diffusers-web/models";
 import { type ComponentClass, type ComponentEntry, componentRegistry } from "./component_registry.ts";
-import { componentPlace, neededFiles, noVariant } from "./needed_files.ts";
+import { componentPlace, listedSource, neededFiles, noVariant } from "./needed_files.ts";
 import { exportsAmong, originalIndex, prepareOrExport } from "./onnx_layout.ts";
 
 /** What all models have. */
@@ -137,8 +137,9 @@ export async function loadComponents(
   const progress = reportProgress(options.progress_callback);
   const listing = await root.list?.({ signal });
   const wanted = listing === undefined ? asked : exportsAmong(asked, listing);
+  const listed = listing === undefined ? root : listedSource(root, listing);
   const place = async (component: WantedComponent): Promise<Source> =>
-    component.entry.place?.(root, component.key) ??
+    component.entry.place?.(listed, component.key) ??
     (listing === undefined
       ? componentSource(root, component.key, component.entry.files, options)
       : componentPlace(root, listing, component).source);

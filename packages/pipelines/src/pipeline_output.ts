@@ -1,5 +1,6 @@
 import type { RawImage, Tensor } from "@diffusers-web/core";
 import type { Prompt } from "./prompt.ts";
+import type { ImageInput } from "./stable_diffusion/image_latents.ts";
 
 /**
  * What a pipeline's pictures come as: "image" (default; "pil" is the same): `RawImage[]`; "tensor" ("pt" is the same):
@@ -39,6 +40,16 @@ export interface PromptPipelineCall<Options extends { readonly output_type?: Out
   (prompt: Prompt | null, options: Options & ToTensor): Promise<StableDiffusionPipelineOutput<Tensor>>;
   (prompt: Prompt | null, options: Options): Promise<StableDiffusionPipelineOutput<RawImage[] | Tensor>>;
   (options?: Options & ToImages): Promise<StableDiffusionPipelineOutput>;
+  (options: Options & ToTensor): Promise<StableDiffusionPipelineOutput<Tensor>>;
+  (options: Options): Promise<StableDiffusionPipelineOutput<RawImage[] | Tensor>>;
+}
+
+/** A pipeline called with a picture, first or among the options. What `images` is follows from `output_type`. */
+export interface PicturePipelineCall<Options extends { readonly output_type?: OutputType }> {
+  (image: ImageInput, options?: Options & ToImages): Promise<StableDiffusionPipelineOutput>;
+  (image: ImageInput, options: Options & ToTensor): Promise<StableDiffusionPipelineOutput<Tensor>>;
+  (image: ImageInput, options: Options): Promise<StableDiffusionPipelineOutput<RawImage[] | Tensor>>;
+  (options: Options & ToImages): Promise<StableDiffusionPipelineOutput>;
   (options: Options & ToTensor): Promise<StableDiffusionPipelineOutput<Tensor>>;
   (options: Options): Promise<StableDiffusionPipelineOutput<RawImage[] | Tensor>>;
 }

@@ -4,18 +4,22 @@ import {
   type Directory,
   makeCallable,
   type SourceLike,
+  type Tensor,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/core";
 import type { DeviceRequest, DtypeRequest } from "@diffusers-web/models";
-import { callOptions, untilAborted } from "./calls.ts";
+import { callOptions, type FirstArgument, untilAborted } from "./calls.ts";
 import { componentRegistry } from "./component_registry.ts";
 import { type FromPipeOptions, pipelineFromPipe } from "./from_pipe.ts";
 import { offloadAll, offloadSequence, withOffload } from "./offload.ts";
 import type { Component, PipelineLoadOptions } from "./pipeline_components.ts";
 import { loadPipeline } from "./pipeline_loading.ts";
 import { disposeModels, isModel, MODEL_INDEX, type Model, pipelineClassName } from "./pipeline_loading_utils.ts";
+import { RunTimings, RunWatch } from "./run_progress.ts";
 import type { SavePipelineOptions } from "./saving.ts";
+import { loadWhere } from "./worker/load.ts";
+import { remotes } from "./worker/remotes.ts";
 
 /** The static side of a pipeline's class. */
 export interface PipelineClass<T extends DiffusionPipeline = DiffusionPipeline> {
@@ -59,9 +63,16 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   static readonly component_types: Readonly<Record<string, readonly string[]>> = {};
   static readonly init_options: readonly string[] = [];
   static readonly model_cpu_offload_seq: string | null = null;
+  /** The option that a call may be given first, without its name. */
+  static readonly first_argument: FirstArgument = "prompt";
 
   /** Set to true in a callback to leave out the steps that remain. Reset by each call. */
   _interrupt = false;
+  /** What tells of the call at hand while it runs. */
+  private watch: RunWatch | undefined;
+  private readonly timings: RunTimings = new RunTimings();
+  /** The options of the call at hand. */
+  protected call_options: object = {};
   /** The order in which models take each other off the device; undefined while all of them stay. */
   private offloading: readonly string[] | undefined;
   /** When the calls so far have ended: of this pipeline, and of those that share its components by `from_pipe`. */
@@ -77,19 +88,50 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   protected abstract run(options: object): Promise<unknown>;
 
   private async enqueue(args: unknown[]): Promise<unknown> {
-    const options = callOptions(args);
+    const { first_argument } = this.constructor as typeof DiffusionPipeline;
+    const { progress_callback, ...options } = callOptions(args, first_argument);
     const before = this.calls.last;
     let finish = (): void => {};
     this.calls.last = new Promise((resolve) => {
       finish = resolve;
     });
+    let watch: RunWatch | undefined;
     try {
       await untilAborted(before, options.signal);
       this._interrupt = false;
-      if (this.offloading === undefined) return await this.run(options);
-      return await withOffload(this.components, this.offloading, () => this.run(options));
+      this.call_options = options;
+      watch = new RunWatch(progress_callback, this.timings);
+      this.watch = watch;
+      const run = (): Promise<unknown> => this.run(options);
+      const result = await (this.offloading === undefined ? run() : withOffload(this.components, this.offloading, run));
+      watch.done();
+      return result;
     } finally {
+      // One that is cancelled while it waits leaves the call at hand alone.
+      if (this.watch === watch) this.watch = undefined;
       before.then(finish);
+    }
+  }
+
+  /**
+   * The steps of a call, each with its number: what a `progress_callback` is told goes by them.
+   *
+   * @param latents what the steps work on: other dims take another time
+   * @see Diffusers `DiffusionPipeline.progress_bar`
+   */
+  protected *progress_bar(timesteps: Iterable<number>, latents: Tensor): IterableIterator<[number, number]> {
+    const steps = Array.from(timesteps);
+    this.watch?.denoise(steps.length, `${this.device} ${this.dtype} ${latents.dims.join("x")}`);
+    let isDone = false;
+    try {
+      for (const entry of steps.entries()) {
+        yield entry;
+        this.watch?.stepped();
+      }
+      isDone = true;
+    } finally {
+      // A loop that is left by an error has nothing more to tell.
+      if (isDone || this.interrupt) this.watch?.decode();
     }
   }
 
@@ -263,7 +305,11 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
     from: SourceLike,
     options: PipelineLoadOptions = {},
   ): Promise<DiffusionPipeline> {
-    return loadPipeline((index) => chosenClass(this, index), from, options);
+    const load = (here: PipelineLoadOptions): Promise<DiffusionPipeline> =>
+      loadPipeline((index) => chosenClass(this, index), from, here);
+    const lookUp = async (name: string): Promise<PipelineClass> =>
+      name === this.name ? (this as PipelineClass) : DiffusionPipeline.registry[name]!();
+    return loadWhere([this.name, "from_pretrained"], from, options, lookUp, load);
   }
 
   /**
@@ -290,6 +336,8 @@ export abstract class DiffusionPipeline extends ConfigMixin<Record<string, unkno
   ): Promise<T> {
     if (!(pipeline instanceof DiffusionPipeline))
       throw new TypeError("from_pipe makes a pipeline of another pipeline.");
+    const owner = remotes.get(pipeline);
+    if (owner !== undefined) return (await owner.fromPipe(this, pipeline, options)) as T;
     const made = pipelineFromPipe(this, pipeline, options);
     made.calls = pipeline.calls;
     if (options.dtype !== undefined) await made.to(options.dtype);

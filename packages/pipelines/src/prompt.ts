@@ -1,12 +1,21 @@
 import { type Tensor, ValueError } from "@diffusers-web/core";
-import type { CLIPTextModel } from "@diffusers-web/models";
+import type { CLIPTextModel, CLIPTextOptions, CrossAttentionKwargs } from "@diffusers-web/models";
+import { maybe_convert_prompt } from "./loaders/multi_vector_tokens.ts";
+import {
+  type EncodedText,
+  hasSyntax,
+  modelMaxLength,
+  type PromptJob,
+  type PromptSyntax,
+  warnOfCut,
+} from "./prompt_syntax.ts";
 import type { CLIPTokenizer, TokenizerOutput } from "./tokenization_clip.ts";
 
 /** One prompt, or one for each picture of a batch. */
 export type Prompt = string | readonly string[];
 
 /** What {@link encode_prompt} takes. */
-export interface EncodePromptOptions {
+export interface EncodePromptOptions extends PromptSyntax {
   readonly prompt?: Prompt | null | undefined;
   /** Default 1. */
   readonly num_images_per_prompt?: number;
@@ -19,6 +28,10 @@ export interface EncodePromptOptions {
   readonly negative_prompt_embeds?: Tensor | null | undefined;
   /** How many of the text encoder's last layers to leave out. Default: none, and its own last output. */
   readonly clip_skip?: number | null | undefined;
+  /** A factor of the text encoder's active LoRAs. Default: what `cross_attention_kwargs` says, or 1. */
+  readonly lora_scale?: number | null | undefined;
+  /** Of the call that the text is encoded for. */
+  readonly cross_attention_kwargs?: CrossAttentionKwargs | null | undefined;
 }
 
 /** What {@link encode_prompt} returns; `batch` is prompts times pictures a prompt. */
@@ -46,45 +59,58 @@ export async function encode_prompt(parts: TextEncoding, options: EncodePromptOp
   let prompt_embeds = options.prompt_embeds ?? undefined;
   let negative_prompt_embeds = options.negative_prompt_embeds ?? undefined;
   const prompts = prompt == null ? undefined : typeof prompt === "string" ? [prompt] : prompt;
+  const lora_scale = loraScaleOf(options);
 
   // The same outputs in both runs, so that one session serves them.
   const wantsLayers = clip_skip != null;
+  if (hasSyntax(options)) {
+    const guided = do_classifier_free_guidance && negative_prompt_embeds === undefined;
+    const negatives = guided
+      ? negativePrompts(prompt, negative_prompt, prompts?.length ?? prompt_embeds!.dims[0]!)
+      : undefined;
+    const job = (field: string, texts: readonly string[], skip: number | undefined): PromptJob => {
+      const { text_encoder, tokenizer } = textParts(parts, field);
+      const encode = async (input: TokenizerOutput): Promise<EncodedText> => ({
+        embeds: await encodeText(text_encoder, input, skip, wantsLayers, lora_scale),
+      });
+      return { tokenizer, texts: maybe_convert_prompt(texts, tokenizer), encode };
+    };
+    const jobs = [
+      ...(prompt_embeds === undefined ? [job("prompt", prompts!, clip_skip ?? undefined)] : []),
+      ...(negatives === undefined ? [] : [job("negative_prompt", negatives, undefined)]),
+    ];
+    const { encodeChunks } = await import("./prompt_weighting.ts");
+    const encoded = await encodeChunks(jobs, options, lengthOf(prompt_embeds ?? negative_prompt_embeds));
+    prompt_embeds ??= encoded.shift()!.embeds;
+    negative_prompt_embeds ??= encoded.shift()?.embeds;
+  }
   if (prompt_embeds === undefined) {
     const { text_encoder, tokenizer } = textParts(parts, "prompt");
-    const text_inputs = tokenizer(prompts!, {
+    // textual inversion: process multi-vector tokens if necessary
+    const texts = maybe_convert_prompt(prompts!, tokenizer);
+    const text_inputs = tokenizer(texts, {
       padding: "max_length",
       max_length: modelMaxLength(tokenizer),
       truncation: true,
     });
-    warnOfTruncation(tokenizer, prompts!, text_inputs.input_ids);
-    prompt_embeds = await encodeText(text_encoder, text_inputs, clip_skip ?? undefined, wantsLayers);
+    warnOfTruncation(tokenizer, texts, text_inputs.input_ids);
+    prompt_embeds = await encodeText(text_encoder, text_inputs, clip_skip ?? undefined, wantsLayers, lora_scale);
   }
   const batch_size = prompts?.length ?? prompt_embeds.dims[0]!;
 
   if (do_classifier_free_guidance && negative_prompt_embeds === undefined) {
-    if (negative_prompt != null && prompt != null && Array.isArray(prompt) !== Array.isArray(negative_prompt)) {
-      const kind = (value: Prompt): string => (typeof value === "string" ? "a string" : "a list");
-      throw new TypeError(
-        `\`negative_prompt\` is ${kind(negative_prompt)} and \`prompt\` is ${kind(prompt)}: pass both alike.`,
-      );
-    }
-    const negatives =
-      negative_prompt == null
-        ? new Array<string>(batch_size).fill("")
-        : typeof negative_prompt === "string"
-          ? [negative_prompt]
-          : negative_prompt;
-    checkBatch("negative_prompt", negatives.length, batch_size);
+    const negatives = negativePrompts(prompt, negative_prompt, batch_size);
     const { text_encoder, tokenizer } = textParts(parts, "negative_prompt");
-    const uncond_input = tokenizer(negatives, {
+    const uncond_input = tokenizer(maybe_convert_prompt(negatives, tokenizer), {
       padding: "max_length",
       max_length: prompt_embeds.dims[1]!,
       truncation: true,
     });
-    negative_prompt_embeds = await encodeText(text_encoder, uncond_input, undefined, wantsLayers);
+    negative_prompt_embeds = await encodeText(text_encoder, uncond_input, undefined, wantsLayers, lora_scale);
   }
   if (do_classifier_free_guidance) {
     checkBatch("negative_prompt_embeds", negative_prompt_embeds!.dims[0]!, batch_size);
+    checkAlike(prompt_embeds, negative_prompt_embeds!);
   }
 
   const repeat = (embeds: Tensor): Tensor =>
@@ -95,6 +121,52 @@ export async function encode_prompt(parts: TextEncoding, options: EncodePromptOp
       ? repeat(negative_prompt_embeds!)
       : (negative_prompt_embeds ?? null),
   };
+}
+
+/** How many tokens embeddings have. */
+export function lengthOf(embeds: Tensor | undefined): number {
+  return embeds?.dims[1] ?? 0;
+}
+
+/** @throws ValueError for a prompt and a negative prompt that differ in length, which cannot be one batch. */
+export function checkAlike(prompt_embeds: Tensor, negative_prompt_embeds: Tensor): void {
+  const [expected, found] = [lengthOf(prompt_embeds), lengthOf(negative_prompt_embeds)];
+  if (found === expected) return;
+  throw new ValueError(
+    `The negative prompt has ${found} tokens, the prompt ${expected}: with \`long_prompt\`, pass both as text, or both as embeddings of one length.`,
+    { field: "negative_prompt_embeds", found: `${found} tokens`, expected: `${expected} tokens` },
+  );
+}
+
+/**
+ * The negative prompt of each prompt: the empty text where there is none.
+ *
+ * @throws TypeError when one of prompt and negative prompt is a list only, ValueError for another number of them.
+ */
+export function negativePrompts(
+  prompt: Prompt | null | undefined,
+  negative_prompt: Prompt | null | undefined,
+  batch_size: number,
+): readonly string[] {
+  if (negative_prompt == null) return new Array<string>(batch_size).fill("");
+  if (prompt != null && Array.isArray(prompt) !== Array.isArray(negative_prompt)) {
+    const kind = (value: Prompt): string => (typeof value === "string" ? "a string" : "a list");
+    throw new TypeError(
+      `\`negative_prompt\` is ${kind(negative_prompt)} and \`prompt\` is ${kind(prompt)}: pass both alike.`,
+    );
+  }
+  const negatives = typeof negative_prompt === "string" ? [negative_prompt] : negative_prompt;
+  checkBatch("negative_prompt", negatives.length, batch_size);
+  return negatives;
+}
+
+/** A text encoder's option, where a LoRA is scaled. */
+export type LoraScale = Readonly<Pick<CLIPTextOptions, "lora_scale">>;
+
+/** What text encoders are told of the scale of LoRAs: nothing, where the caller says nothing. */
+export function loraScaleOf({ lora_scale, cross_attention_kwargs }: EncodePromptOptions): LoraScale {
+  const scale = lora_scale ?? cross_attention_kwargs?.scale;
+  return scale == null ? {} : { lora_scale: scale };
 }
 
 /** @throws ValueError for another batch than there are prompts. */
@@ -118,16 +190,6 @@ function textParts(parts: TextEncoding, field: string): { text_encoder: CLIPText
   return { text_encoder, tokenizer };
 }
 
-/** How many tokens the model reads. @throws ValueError when the tokenizer's files do not say. */
-export function modelMaxLength(tokenizer: CLIPTokenizer): number {
-  if (tokenizer.model_max_length !== null) return tokenizer.model_max_length;
-  throw new ValueError(
-    "The tokenizer's files do not say how long a text may be. Set pipeline.tokenizer.model_max_length " +
-      "(77 for OpenAI's CLIP).",
-    { field: "model_max_length", found: "null", expected: "a number of tokens" },
-  );
-}
-
 /** Says which words the model will not see. */
 export function warnOfTruncation(
   tokenizer: CLIPTokenizer,
@@ -142,10 +204,7 @@ export function warnOfTruncation(
     const ids = untruncated.data.subarray(i * whole + length - 1, (i + 1) * whole - 1);
     return tokenizer.decode(ids, { skip_special_tokens: true });
   });
-  console.warn(
-    `CLIP reads ${length} tokens at most. What comes after them is left out: ` +
-      `${JSON.stringify(cut.filter((text) => text !== ""))}`,
-  );
+  warnOfCut(length, cut);
 }
 
 /** The text encoder's last output; with `clip_skip`, that of an earlier layer after the same final norm. */
@@ -154,10 +213,12 @@ async function encodeText(
   { input_ids, attention_mask }: TokenizerOutput,
   clip_skip: number | undefined,
   output_hidden_states: boolean,
+  lora_scale: LoraScale,
 ): Promise<Tensor> {
   const usesMask = (text_encoder.config as { use_attention_mask?: unknown }).use_attention_mask === true;
   const { last_hidden_state, hidden_states } = await text_encoder(input_ids, {
     output_hidden_states,
+    ...lora_scale,
     ...(usesMask ? { attention_mask } : {}),
   });
   if (clip_skip === undefined) return last_hidden_state;

@@ -1,4 +1,5 @@
 import { checkOptions, type Directory, subDirectory, UnsupportedModelError } from "@diffusers-web/core";
+import { MultiModel } from "@diffusers-web/models";
 import type { Component } from "./pipeline_components.ts";
 import { isModel } from "./pipeline_loading_utils.ts";
 import type { DiffusionPipeline } from "./pipeline_utils.ts";
@@ -50,6 +51,9 @@ function saveOf(
     });
   }
   return async (directory) => {
+    if (component instanceof MultiModel) {
+      return component.save_pretrained((suffix) => subDirectory(directory, key + suffix), options);
+    }
     const folder = await subDirectory(directory, key);
     if (isModel(component)) await one.save_pretrained!(folder, options);
     else if (one.save_pretrained !== undefined) await one.save_pretrained(folder);

@@ -1,4 +1,10 @@
-import { type Scheduler, type SchedulerClass, type StepOptions, ValueError } from "@diffusers-web/core";
+import {
+  type Scheduler,
+  type SchedulerClass,
+  type SetTimestepsOptions,
+  type StepOptions,
+  ValueError,
+} from "@diffusers-web/core";
 
 /** The class of a scheduler, with the lists of what its methods take. */
 export function schedulerClass(scheduler: Scheduler): SchedulerClass {
@@ -14,6 +20,7 @@ export interface CustomTimesteps {
 /**
  * Lays out a run's timesteps: so many steps, or the caller's own timesteps or sigmas where the scheduler takes them.
  *
+ * @param more what else the scheduler's `set_timesteps` is told
  * @returns the timesteps, and the number of steps they amount to
  * @throws ValueError when both are given, or the scheduler does not take them.
  * @see Diffusers `retrieve_timesteps`
@@ -22,13 +29,14 @@ export function retrieve_timesteps(
   scheduler: Scheduler,
   num_inference_steps: number,
   { timesteps, sigmas }: CustomTimesteps = {},
+  more: SetTimestepsOptions = {},
 ): { timesteps: number[]; num_inference_steps: number } {
   if (timesteps != null && sigmas != null) {
     throw new ValueError("`timesteps` and `sigmas` were both given: pass one of them.", { field: "sigmas" });
   }
   const custom = timesteps != null ? { timesteps } : sigmas != null ? { sigmas } : undefined;
   if (custom === undefined) {
-    scheduler.set_timesteps(num_inference_steps);
+    scheduler.set_timesteps(num_inference_steps, more);
     return { timesteps: Array.from(scheduler.timesteps), num_inference_steps };
   }
   const [kind, values] = Object.entries(custom)[0]!;
@@ -47,7 +55,7 @@ export function retrieve_timesteps(
   if (values.length === 0) {
     throw new ValueError(`\`${kind}\` is empty: there must be one value at least.`, { field: kind, found: "[]" });
   }
-  scheduler.set_timesteps(null, custom);
+  scheduler.set_timesteps(null, { ...custom, ...more });
   return { timesteps: Array.from(scheduler.timesteps), num_inference_steps: scheduler.timesteps.length };
 }
 

@@ -1,7 +1,6 @@
 import {
   checkOptions,
   type Directory,
-  IntegrityError,
   type LoadOptions,
   ModelNotFoundError,
   makeCallable,
@@ -12,10 +11,10 @@ import {
   Tensor,
   ValueError,
 } from "@diffusers-web/core";
-// transformers.js re-exports these very classes, but importing it brings 150 kB (gzipped) of vision and audio models
-// and a second loader of the ONNX runtime along; this package of its is 11 kB.
-import { Normalizer, Tokenizer } from "@huggingface/tokenizers";
-import { saveTokenizerFiles, TextFiles } from "./tokenizer_files.ts";
+import type { Tokenizer } from "@huggingface/tokenizers";
+import { addedTokens, buildBackend, contentOf, idsOfAdded } from "./clip_tokenizer_backend.ts";
+import { checkMerges, checkVocab, type FileObject, isToken, namedTokens } from "./clip_tokenizer_files.ts";
+import { saveTokenizerFiles, TextFiles, withAddedTokens } from "./tokenizer_files.ts";
 
 /** A token that is never split, as tokenizer files describe it. */
 export interface AddedToken {
@@ -75,15 +74,6 @@ export interface CLIPTokenizer {
 
 const START = "<|startoftext|>";
 const END = "<|endoftext|>";
-const SPLIT = String.raw`<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+`;
-
-/** Lower-cases character by character, as Rust does: JavaScript alone knows Greek's final sigma. */
-class CLIPNormalizer extends Normalizer {
-  normalize(text: string): string {
-    const spaced = text.normalize("NFC").replace(/\p{White_Space}+/gu, " ");
-    return Array.from(spaced, (character) => character.toLowerCase()).join("");
-  }
-}
 
 /**
  * CLIP's byte-level byte-pair encoding: lower case, `</w>` at the end of words, start and end around the text.
@@ -106,7 +96,13 @@ export class CLIPTokenizer {
   model_max_length: number | null;
   readonly padding_side: "left" | "right";
   readonly truncation_side: "left" | "right";
-  private readonly backend: Tokenizer;
+  private backend: Tokenizer;
+  private readonly model: Pick<CLIPTokenizerConfig, "vocab" | "merges">;
+  /** In the order of their ids. */
+  private added: readonly AddedToken[];
+  private addedIds: ReadonlyMap<string, number>;
+  /** Whether its tokens are other ones than those of its files. */
+  private isChanged = false;
 
   /** @throws IntegrityError when the start, end or padding token is not in the vocabulary. */
   constructor(config: CLIPTokenizerConfig) {
@@ -123,30 +119,91 @@ export class CLIPTokenizer {
     this.model_max_length = config.model_max_length ?? null;
     this.padding_side = config.padding_side ?? "right";
     this.truncation_side = config.truncation_side ?? "right";
-    this.backend = buildBackend(config, special);
+    this.model = { vocab: config.vocab, merges: config.merges };
+    this.added = addedTokens(config.added_tokens ?? {}, special);
+    this.addedIds = idsOfAdded(config.vocab, this.added);
+    this.backend = buildBackend(this.model, this.unk_token, this.added);
     // biome-ignore lint/correctness/noConstructorReturn: a tokenizer is a function.
     return makeCallable(this, (self, args) => self.encode(args[0] as string, args[1] as TokenizerOptions));
   }
 
   get bos_token_id(): number {
-    return this.backend.token_to_id(this.bos_token)!;
+    return this.idOf(this.bos_token)!;
   }
 
   get eos_token_id(): number {
-    return this.backend.token_to_id(this.eos_token)!;
+    return this.idOf(this.eos_token)!;
   }
 
   get unk_token_id(): number {
-    return this.backend.token_to_id(this.unk_token)!;
+    return this.idOf(this.unk_token)!;
   }
 
   get pad_token_id(): number {
-    return this.backend.token_to_id(this.pad_token)!;
+    return this.idOf(this.pad_token)!;
   }
 
   /** The number of tokens, added ones included. */
   get length(): number {
-    return this.backend.get_vocab().size;
+    return this.get_vocab().size;
+  }
+
+  /** The tokens that are never split, by id, in the order of their ids. */
+  get added_tokens_decoder(): Map<number, AddedToken> {
+    const ids = this.added_tokens_encoder;
+    const known = this.added.map((token) => [ids.get(token.content)!, token] as const);
+    return new Map(known.sort(([a], [b]) => a - b));
+  }
+
+  /** The ids of the tokens that are never split. */
+  get added_tokens_encoder(): ReadonlyMap<string, number> {
+    return this.addedIds;
+  }
+
+  /** All tokens and their ids, added ones included. */
+  get_vocab(): Map<string, number> {
+    return new Map([...Object.entries(this.model.vocab), ...this.addedIds]);
+  }
+
+  /** The id of a token; `unk_token_id` for what is none. */
+  convert_tokens_to_ids(token: string): number {
+    return this.idOf(token) ?? this.unk_token_id;
+  }
+
+  private idOf(token: string): number | undefined {
+    return this.addedIds.get(token) ?? (Object.hasOwn(this.model.vocab, token) ? this.model.vocab[token] : undefined);
+  }
+
+  /** The tokens of a text, without start and end. */
+  tokenize(text: string): string[] {
+    return this.backend.tokenize(text);
+  }
+
+  /**
+   * Adds tokens that are never split, with ids behind those there are; in texts, upper and lower case are the same.
+   *
+   * @returns how many were added: those that were there already are not
+   * @see transformers `PreTrainedTokenizer.add_tokens`
+   */
+  add_tokens(new_tokens: string | readonly string[]): number {
+    const known = new Set(this.added.map(({ content }) => content));
+    const wanted = new Set(typeof new_tokens === "string" ? [new_tokens] : new_tokens);
+    const fresh = [...wanted].filter((content) => content !== "" && !known.has(content));
+    this.replaceAdded([...this.added, ...fresh.map((content) => ({ content, normalized: true, special: false }))]);
+    return fresh.length;
+  }
+
+  /** Takes added tokens away; those behind them move up. @internal */
+  remove_tokens(tokens: ReadonlySet<string>): void {
+    this.replaceAdded(this.added.filter(({ content }) => !tokens.has(content)));
+  }
+
+  private replaceAdded(added: readonly AddedToken[]): void {
+    if (added.length === this.added.length) return;
+    this.backend = buildBackend(this.model, this.unk_token, added);
+    this.added = added;
+    this.addedIds = idsOfAdded(this.model.vocab, added);
+    this.isChanged = true;
   }
 
   private encode(text: string | readonly string[], options: TokenizerOptions = {}): TokenizerOutput {
@@ -289,109 +346,9 @@ export class CLIPTokenizer {
     return files.keepFor(new CLIPTokenizer(config));
   }
 
-  /** Writes the files that the tokenizer was loaded from into a folder. */
+  /** Writes the files that the tokenizer was loaded from into a folder; tokens that were added since stand in them. */
   save_pretrained(directory: Directory): Promise<void> {
-    return saveTokenizerFiles(this, directory);
+    const tokens = this.isChanged ? this.added_tokens_decoder : undefined;
+    return saveTokenizerFiles(this, directory, tokens && ((files) => withAddedTokens(files, tokens)));
   }
-}
-
-type FileObject = Record<string, unknown>;
-type NamedTokens = Pick<CLIPTokenizerConfig, "bos_token" | "eos_token" | "unk_token" | "pad_token">;
-
-const names = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
-
-function contentOf(token: string | AddedToken): string {
-  return typeof token === "string" ? token : token.content;
-}
-
-function isToken(value: unknown, content: string): boolean {
-  return value === content || (value as AddedToken | null)?.content === content;
-}
-
-/** The special tokens that the settings name; one that is among the added tokens takes its properties. */
-function namedTokens(settings: FileObject, added: Readonly<Record<number, AddedToken>>): NamedTokens {
-  const found: Record<string, string | AddedToken> = {};
-  for (const name of names) {
-    const value = settings[name];
-    if (typeof value !== "string" && typeof (value as AddedToken | null)?.content !== "string") continue;
-    const content = contentOf(value as string | AddedToken);
-    found[name] = Object.values(added).find((token) => token.content === content) ?? (value as string | AddedToken);
-  }
-  return found;
-}
-
-function checkVocab(vocab: unknown, file: string): Record<string, number> {
-  const isObject = typeof vocab === "object" && vocab !== null && !Array.isArray(vocab);
-  if (isObject && Object.values(vocab).every((id) => Number.isInteger(id))) return vocab as Record<string, number>;
-  throw new IntegrityError(`${file} holds no vocabulary: expected a JSON object of tokens and their ids.`, {
-    file,
-    found: isObject ? "an id that is no whole number" : typeof vocab,
-    expected: "tokens and their ids",
-  });
-}
-
-/** Merges as lines `a b`, or as pairs. */
-function checkMerges(merges: unknown, file: string): [string, string][] {
-  const pairs = Array.isArray(merges)
-    ? merges.map((merge) => (typeof merge === "string" ? merge.trim().split(" ") : merge))
-    : undefined;
-  const wrong = pairs?.findIndex((pair) => !Array.isArray(pair) || pair.length !== 2) ?? 0;
-  if (pairs !== undefined && wrong < 0) return pairs as [string, string][];
-  throw new IntegrityError(`${file} holds no merges: expected two tokens a line.`, {
-    file,
-    found: JSON.stringify(pairs?.[wrong] ?? typeof merges),
-    expected: "two tokens",
-  });
-}
-
-/** The tokenizer.json that transformers' class builds in memory; of a file of that name it too takes only the vocabulary. */
-function buildBackend(config: CLIPTokenizerConfig, special: Required<NamedTokens>): Tokenizer {
-  const { vocab } = config;
-  const contents = names.map((name) => contentOf(special[name]));
-  const wanted: AddedToken[] = Object.entries(config.added_tokens ?? {})
-    .sort(([a], [b]) => Number(a) - Number(b))
-    .map(([, token]) => ({ ...token, special: token.special === true || contents.includes(token.content) }));
-  const known = wanted.map((token) => token.content);
-  const distinct = new Set<string>();
-  for (const name of names) {
-    const token = special[name];
-    const key = JSON.stringify(token);
-    if (known.includes(contentOf(token)) || distinct.has(key)) continue;
-    distinct.add(key);
-    wanted.push(typeof token === "string" ? { content: token, special: true } : { ...token, special: true });
-  }
-
-  let next = 1 + Object.values(vocab).reduce((highest, id) => Math.max(highest, id), -1);
-  const added = new Map<string, AddedToken & { id: number }>();
-  for (const token of wanted) {
-    const id = vocab[token.content] ?? added.get(token.content)?.id ?? next++;
-    added.set(token.content, { ...token, id });
-  }
-  const normalizer = {
-    type: "Sequence" as const,
-    normalizers: [{ type: "NFC" as const }, { type: "Lowercase" as const }],
-  };
-  const split = { type: "Split", pattern: { Regex: SPLIT }, behavior: "Removed", invert: true };
-  const bytes = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
-  const json = {
-    version: "1.0",
-    added_tokens: [...added.values()],
-    normalizer,
-    pre_tokenizer: { type: "Sequence", pretokenizers: [split, bytes] },
-    // Start and end are put around the text after it has been cut to length.
-    post_processor: null,
-    decoder: bytes,
-    model: {
-      type: "BPE",
-      vocab,
-      merges: config.merges,
-      unk_token: contentOf(special.unk_token),
-      continuing_subword_prefix: "",
-      end_of_word_suffix: "</w>",
-      fuse_unk: false,
-    },
-  };
-  const backend = new Tokenizer(json, {});
-  backend.normalizer = new CLIPNormalizer(normalizer);
-  return backend;
 }

@@ -10,6 +10,7 @@ export const unet2DCondition: CaseRunner = runner(
     "unet_2d_condition_embeddings",
     "unet_2d_condition_random",
     "unet_attention",
+    "unet_pag",
   ],
   UNet2DConditionModel,
   [

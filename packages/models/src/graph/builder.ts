@@ -26,6 +26,25 @@ export interface OpOptions {
   readonly type?: ElementType;
 }
 
+/** Self-attentions in which a part of the batch sees nothing but itself (perturbed-attention guidance). */
+export interface PerturbedLayers {
+  readonly names: readonly string[];
+  /** The first item of the part; it reaches to the batch's end. */
+  readonly from: number;
+}
+
+/** A low-rank change of a layer (LoRA), as it is emitted beside the layer. */
+export interface LayerAdapter {
+  /** Holds `<module>.lora_A.weight`, `<module>.lora_B.weight` and, where there is one, `<module>.lora_B.bias`. */
+  readonly weights: WeightSource;
+  readonly module: string;
+  /** Stands before the tensors' names in the graph. */
+  readonly prefix: string;
+  readonly rank: number;
+  /** What the change is multiplied by, `[1]`. */
+  readonly scale: Value;
+}
+
 type Attributes = Readonly<Record<string, Attribute>>;
 
 const bytesPerElement: Record<ElementType, number> = { float32: 4, float16: 2, int64: 8, int32: 4, bool: 1 };
@@ -62,6 +81,12 @@ export class GraphBuilder {
 
   /** A memory option that the attention layer reads; null computes all heads at once. */
   attentionSlice: AttentionSlice | null = null;
+  /** The self-attentions emitted so far. */
+  readonly selfAttentions: string[] = [];
+  /** What of them is perturbed; null: nothing. */
+  perturbed: PerturbedLayers | null = null;
+  /** The changes of a layer of the model, by the layer's name. */
+  layerAdapters: ((name: string) => readonly LayerAdapter[]) | null = null;
 
   private device: Target;
   // Where tensors are looked for at present, and what stands before their names in the graph.
@@ -104,6 +129,11 @@ export class GraphBuilder {
     } finally {
       this.source = before;
     }
+  }
+
+  /** The changes of a layer; none for the layers of another source. */
+  adaptersOf(name: string): readonly LayerAdapter[] {
+    return this.source.weights === this.weights ? (this.layerAdapters?.(name) ?? []) : [];
   }
 
   /** An input that the session is fed. Float inputs are float32 outside and of the target's element type inside. */

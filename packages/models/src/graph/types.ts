@@ -50,6 +50,8 @@ export interface WeightSource {
   read(name: string, as: "float32" | "float16" | "int64"): Uint8Array;
   /** For errors. */
   readonly file: string;
+  /** Frees what it holds, where it holds anything. Idempotent. */
+  close?(): void;
 }
 
 /** Element types of values inside a graph. */

@@ -195,14 +195,29 @@ export interface AttentionLayerOptions {
 export function attention(g: GraphBuilder, x: Tokens, name: string, options: AttentionLayerOptions): Tokens {
   const { heads, headDim, bias = false, outBias = true, mask, upcast = false } = options;
   const inner = heads * headDim;
-  const context = options.context ?? x;
-  const query = tokensLinear(g, x, `${name}.to_q`, inner, { bias });
-  const key = tokensLinear(g, context, `${name}.to_k`, inner, { bias });
-  const value = tokensLinear(g, context, `${name}.to_v`, inner, { bias });
-  let mixed = scaledDotProductAttention(g, query, key, value, { heads, mask, upcast });
+  if (options.context === undefined) g.selfAttentions.push(name);
+  // Where a token sees itself only, it gets its own value: it needs neither query nor key.
+  const count = g.perturbed?.names.includes(name) ? g.perturbed.from : x.batch;
+  const seeing = items(g, x, 0, count);
+  const query = tokensLinear(g, seeing, `${name}.to_q`, inner, { bias });
+  const key = tokensLinear(g, options.context ?? seeing, `${name}.to_k`, inner, { bias });
+  const value = tokensLinear(g, options.context ?? x, `${name}.to_v`, inner, { bias });
+  let mixed = scaledDotProductAttention(g, query, key, items(g, value, 0, count), { heads, mask, upcast });
+  if (count < x.batch) mixed = joined(g, mixed, items(g, value, count, x.batch));
   const added = options.added?.(query);
   if (added !== undefined) mixed = add(g, mixed, added);
   return tokensLinear(g, mixed, `${name}.to_out.0`, x.channels, { bias: outBias });
+}
+
+/** Some items of a batch. */
+function items(g: GraphBuilder, x: Tokens, begin: number, end: number): Tokens {
+  const batch = end - begin;
+  return batch === x.batch ? x : { ...x, batch, value: sliceOf(g, x.value, 0, begin * x.length, end * x.length) };
+}
+
+/** The items of two batches. */
+function joined(g: GraphBuilder, a: Tokens, b: Tokens): Tokens {
+  return { ...a, batch: a.batch + b.batch, value: concat(g, [a.value, b.value], 0) };
 }
 
 /** Options of {@link attentionBlock2D}. */

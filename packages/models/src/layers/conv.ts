@@ -1,6 +1,7 @@
 import { ValueError } from "@diffusers-web/core";
 import type { GraphBuilder, Value } from "../graph/builder.ts";
 import { type FeatureMap, mapDims } from "./layout.ts";
+import { adapted } from "./low_rank.ts";
 
 /** Options of a convolution; numbers hold for both axes. */
 export interface ConvOptions {
@@ -49,7 +50,8 @@ export function conv2d(
       },
     );
   }
-  const { weight, bias } = options.derived ?? {
+  const { derived, ...geometry } = options;
+  const { weight, bias } = derived ?? {
     weight: g.weight(`${name}.weight`, [out, x.channels, kernel, kernel]),
     bias: (options.bias ?? true) ? g.weight(`${name}.bias`, [out]) : null,
   };
@@ -61,7 +63,13 @@ export function conv2d(
     group: 1,
   };
   const operands = [...aligned(g, x, weight), bias];
-  return { ...size, value: g.op("Conv", operands, mapDims(g, size), attributes, spatialDomain(g)) };
+  const y = g.op("Conv", operands, mapDims(g, size), attributes, spatialDomain(g));
+  const value = adapted(g, y, name, {
+    down: (at, rank) => conv2d(g, x, at, rank, { ...geometry, bias: false }).value,
+    up: (hidden, at, rank, bias) =>
+      conv2d(g, { ...size, channels: rank, value: hidden }, at, out, { kernel: 1, bias }).value,
+  });
+  return { ...size, value };
 }
 
 /**

@@ -8,12 +8,19 @@ import { add, concatTokens, type Tokens } from "./layout.ts";
 import { linear, tokensLinear } from "./linear.ts";
 import { layerNorm } from "./norm.ts";
 
-/** What an IP-Adapter makes of a picture's embedding: the layers `image_proj.*` of its file. */
-export interface IPImageProjection {
-  /** Whether it takes the vision model's whole sequence `[images, length, dim]`, or one embedding `[images, dim]`. */
-  readonly takesSequence: boolean;
+/** What an IP-Adapter takes of a picture. */
+export interface IPAdapterInput {
+  /**
+   * Of the image encoder: `image_embeds`, one embedding `[images, dim]`, or `hidden_states`, the whole sequence of the last
+   * layer but one, `[images, length, dim]`. `face`: the embedding of a face recogniser, `[images, dim]`.
+   */
+  readonly takes: "image_embeds" | "hidden_states" | "face";
   /** Channels that it takes. */
   readonly dim: number;
+}
+
+/** What an IP-Adapter makes of a picture's embedding: the layers `image_proj.*` of its file. */
+export interface IPImageProjection extends IPAdapterInput {
   /** Channels of the tokens that it gives. */
   readonly out: number;
   /** Emits the tokens of a batch of pictures. */
@@ -57,7 +64,7 @@ function imageProjection(weights: WeightSource): IPImageProjection {
   const count = 4;
   const out = Math.floor(dimOf(weights, "proj.weight", 0) / count);
   return {
-    takesSequence: false,
+    takes: "image_embeds",
     dim: dimOf(weights, "proj.weight", 1),
     out,
     emit: (g, embeds) => layerNorm(g, imageTokens(g, embeds.value, "image_proj.proj", count, out), "image_proj.norm"),
@@ -69,7 +76,7 @@ function fullImageProjection(weights: WeightSource): IPImageProjection {
   const dim = dimOf(weights, "proj.0.weight", 0);
   const out = dimOf(weights, "proj.3.weight", 0);
   return {
-    takesSequence: true,
+    takes: "hidden_states",
     dim,
     out,
     emit: (g, embeds) => {
@@ -85,7 +92,7 @@ function faceIDImageProjection(weights: WeightSource): IPImageProjection {
   const inner = dimOf(weights, "proj.0.weight", 0);
   const count = Math.floor(dimOf(weights, "proj.2.weight", 0) / out);
   return {
-    takesSequence: false,
+    takes: "face",
     dim: dimOf(weights, "proj.0.weight", 1),
     out,
     emit: (g, embeds) => {
@@ -110,7 +117,7 @@ function plusImageProjection(weights: WeightSource): IPImageProjection {
   const toQ = ["layers.0.0.to_q.weight", "layers.0.attn.to_q.weight"].map((name) => dimOf(weights, name, 0));
   const heads = Math.max(1, Math.floor(Math.max(...toQ) / resamplerHeadDim));
   return {
-    takesSequence: true,
+    takes: "hidden_states",
     dim,
     out,
     emit: (g, embeds) => {

@@ -1,5 +1,6 @@
 import type { GraphBuilder, Value } from "../graph/builder.ts";
 import type { Tokens } from "./layout.ts";
+import { adapted } from "./low_rank.ts";
 
 /** Options of a linear layer. */
 export interface LinearOptions {
@@ -16,7 +17,11 @@ export function linear(g: GraphBuilder, x: Value, name: string, out: number, opt
   const [rows, inputs] = x.dims as [number, number];
   const operands = [x, g.weight(`${name}.weight`, [out, inputs])];
   if (options.bias ?? true) operands.push(g.weight(`${name}.bias`, [out]));
-  return g.op("Gemm", operands, [rows, out], { transB: 1 });
+  const y = g.op("Gemm", operands, [rows, out], { transB: 1 });
+  return adapted(g, y, name, {
+    down: (at, rank) => linear(g, x, at, rank, { bias: false }),
+    up: (hidden, at, _rank, bias) => linear(g, hidden, at, out, { bias }),
+  });
 }
 
 /** A linear layer on each token. */

@@ -20,12 +20,18 @@ const hubAddress =
 /**
  * Finds out what an address means, without reading anything but (in Node) whether there is a file.
  *
+ * @internal
+ * @param within where in a pickle of that name the tensors are, see {@link pickle}
  * @throws UnsupportedModelError for a pickle or another format, by its name.
  * @throws TypeError for what is no address.
  */
-export async function parseAddress(from: SingleFileSource, endpoint?: string): Promise<SingleFileAddress> {
+export async function parseAddress(
+  from: SingleFileSource,
+  endpoint?: string,
+  within?: (file: string) => string,
+): Promise<SingleFileAddress> {
   const address = await addressOf(from, endpoint);
-  checkFormat(address.file);
+  checkFormat(address.file, within);
   return address;
 }
 
@@ -83,10 +89,10 @@ async function localFile(text: string): Promise<SingleFileAddress | undefined> {
   return isThere || looksLocal ? { source: dirname(path), file: basename(path) } : undefined;
 }
 
-function checkFormat(file: string): void {
+function checkFormat(file: string, within?: (file: string) => string): void {
   const [, ending = ""] = /\.(ckpt|pt|pth|bin|pkl|gguf|onnx|yaml)$/i.exec(file) ?? [];
   if (ending === "") return;
-  if (!/gguf|onnx|yaml/i.test(ending)) throw pickle(file);
+  if (!/gguf|onnx|yaml/i.test(ending)) throw pickle(file, within?.(file));
   throw new UnsupportedModelError(`${file} is no safetensors file: a checkpoint in one file is loaded from one.`, {
     file,
     found: `.${ending}`,
@@ -94,11 +100,16 @@ function checkFormat(file: string): void {
   });
 }
 
-/** What is said of a pickle. */
-export function pickle(file: string): UnsupportedModelError {
+/**
+ * What is said of a pickle.
+ *
+ * @internal
+ * @param within where in it the tensors are, as Python asks for them
+ */
+export function pickle(file: string, within = "['state_dict']"): UnsupportedModelError {
   return new UnsupportedModelError(
     `${file} is a pickle, which can run code when it is read. Use the .safetensors file of the same checkpoint, or convert ` +
-      "it in Python: safetensors.torch.save_file(torch.load(file, weights_only=True)['state_dict'], name).",
+      `it in Python: safetensors.torch.save_file(torch.load(file, weights_only=True)${within}, name).`,
     { file, found: "a pickle", expected: ".safetensors" },
   );
 }

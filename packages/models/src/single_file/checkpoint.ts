@@ -1,20 +1,19 @@
 import {
   type ConfigDict,
   type LoadOptions,
-  ModelNotFoundError,
   openSource,
-  prefetchFiles,
   reportProgress,
   type SourceFile,
   UnsupportedModelError,
   WeightsMismatchError,
 } from "@diffusers-web/core";
 import { Weights } from "../weights.ts";
-import { parseAddress, pickle, type SingleFileSource } from "./address.ts";
+import { parseAddress, type SingleFileSource } from "./address.ts";
 import { type SingleFileComponent, singleFileComponents, strangers } from "./components.ts";
 import { singleFileConfigs } from "./configs/index.ts";
 import { detectKind, type SingleFileKind } from "./detect.ts";
 import { mapTensors } from "./key_map.ts";
+import { openFile } from "./open_file.ts";
 
 /** A checkpoint in one file, open: its models are views of it. Nothing but its header is read until a model runs. */
 export class SingleFileCheckpoint {
@@ -50,22 +49,8 @@ export class SingleFileCheckpoint {
     const source = await openSource(address.source, { ...options, revision: options.revision ?? address.revision });
     const { signal } = options;
     const progress = reportProgress(options.progress_callback);
-    if (source.prefetch !== undefined) {
-      const info = (await source.list?.({ signal }))?.find(({ path }) => path === address.file);
-      if (info !== undefined) await prefetchFiles(source, [info], { signal, progress });
-    }
-    const file = await source.open(address.file, { signal, progress_callback: progress });
-    if (file === undefined) {
-      throw new ModelNotFoundError(`${source.name} has no file ${address.file}. Check the address.`, {
-        file: address.file,
-        found: "no such file",
-        expected: address.file,
-      });
-    }
+    const file = await openFile(source, address.file, { signal, progress });
     try {
-      progress?.({ phase: "verify", file: file.path, loaded: 0, total: 0 });
-      // A pickle of torch's is a zip archive.
-      if (new TextDecoder().decode(file.readSync(0, 2)) === "PK") throw pickle(address.file);
       const checkpoint = new SingleFileCheckpoint(file);
       checkpoint.#nameStrangers();
       return checkpoint;

@@ -5,6 +5,7 @@ import type { Tokens } from "../layers/layout.ts";
 import { layerNorm } from "../layers/norm.ts";
 import { checkCLIPEncoder, checkWhole, prepareCLIPConfig } from "./clip_config.ts";
 import { type CLIPEncoderConfig, clipEncoder } from "./clip_layers.ts";
+import type { TokenEmbeddings } from "./token_embeddings.ts";
 
 /** The config of CLIP's text encoder: the fields of transformers' `CLIPTextConfig` that say what it computes. */
 export interface CLIPTextConfig extends CLIPEncoderConfig {
@@ -86,6 +87,10 @@ export interface CLIPTextKey {
   readonly hasBlindRows: boolean;
   /** The dims of `position_ids`, where they are given. */
   readonly positions: readonly number[] | null;
+  /** Rows of the table of embeddings in the file. */
+  readonly rows: number;
+  /** Whether further tokens have vectors that are fed. */
+  readonly hasLearned: boolean;
 }
 
 /** What {@link clipTextTransformer} emits. */
@@ -126,10 +131,14 @@ export function clipTextTransformer(
 
 /** @see transformers `CLIPTextEmbeddings` */
 function embeddings(g: GraphBuilder, at: string, config: CLIPTextConfig, key: CLIPTextKey): Tokens {
-  const { vocab_size, hidden_size: size, max_position_embeddings } = config;
+  const { hidden_size: size, max_position_embeddings } = config;
   const { batch, length } = key;
-  const table = g.weight(`${at}.token_embedding.weight`, [vocab_size, size]);
-  const words = g.op("Gather", [table, g.input("input_ids", [batch, length], "int64")], [batch, length, size]);
+  const table = g.weight(`${at}.token_embedding.weight`, [key.rows, size]);
+  let words = g.op("Gather", [table, g.input("input_ids", [batch, length], "int64")], [batch, length, size]);
+  if (key.hasLearned) {
+    words = g.op("Mul", [words, g.input("known_tokens", [batch, length, 1])], words.dims);
+    words = g.op("Add", [words, g.input("learned_embeddings", words.dims)], words.dims);
+  }
   let positions = g.weight(`${at}.position_embedding.weight`, [max_position_embeddings, size]);
   if (key.positions !== null) {
     positions = g.op("Gather", [positions, g.input("position_ids", key.positions, "int64")], [...key.positions, size]);
@@ -156,6 +165,7 @@ export interface CLIPTextInputs {
   readonly input_ids: Tensor<"int64">;
   readonly attention_mask: Tensor<DataType> | undefined;
   readonly position_ids: Tensor<"int64"> | undefined;
+  readonly embeddings: TokenEmbeddings;
 }
 
 /**
@@ -166,12 +176,13 @@ export interface CLIPTextInputs {
 export function clipTextFeeds(
   className: string,
   config: CLIPTextConfig,
-  { input_ids, attention_mask, position_ids }: CLIPTextInputs,
-): { feeds: Record<string, Tensor | Tensor<"int64">>; key: Omit<CLIPTextKey, "wantsLayers"> } {
-  checkIds(className, config, input_ids);
+  { input_ids, attention_mask, position_ids, embeddings }: CLIPTextInputs,
+): { feeds: Record<string, Tensor | Tensor<"int64">>; key: Omit<CLIPTextKey, "wantsLayers" | "rows"> } {
+  checkIds(className, config, embeddings.length, input_ids);
   const [batch, length] = input_ids.dims as [number, number];
+  const { hasLearned } = embeddings;
   const feeds: Record<string, Tensor | Tensor<"int64">> = {
-    input_ids,
+    ...embeddings.feeds(input_ids, config.hidden_size),
     text_ends: new Tensor("int64", BigInt64Array.from(textEnds(input_ids, config.eos_token_id!), BigInt), [batch]),
   };
   if (position_ids !== undefined) {
@@ -186,7 +197,7 @@ export function clipTextFeeds(
     if (hasBlindRows) feeds["seeing"] = seeing;
   }
   const positions = position_ids?.dims ?? null;
-  return { feeds, key: { batch, length, isMasked: attention_mask !== undefined, hasBlindRows, positions } };
+  return { feeds, key: { batch, length, isMasked: attention_mask !== undefined, hasBlindRows, positions, hasLearned } };
 }
 
 /** Where each text ends, as a row of all texts' tokens. */
@@ -237,8 +248,8 @@ function paddingMask(
   };
 }
 
-function checkIds(className: string, config: CLIPTextConfig, ids: Tensor<"int64">): void {
-  const { max_position_embeddings: longest, vocab_size } = config;
+function checkIds(className: string, config: CLIPTextConfig, tokens: number, ids: Tensor<"int64">): void {
+  const { max_position_embeddings: longest } = config;
   const fail = (message: string, found: string, expected: string): never => {
     throw new ValueError(`${className}: ${message}`, { className, field: "input_ids", found, expected });
   };
@@ -252,9 +263,9 @@ function checkIds(className: string, config: CLIPTextConfig, ids: Tensor<"int64"
   if (ids.dims[1]! > longest) {
     fail(`a sequence of ${ids.dims[1]} tokens is longer than the model's ${longest}.`, `${ids.dims[1]}`, `${longest}`);
   }
-  const stranger = ids.data.find((id) => id < 0n || id >= BigInt(vocab_size));
+  const stranger = ids.data.find((id) => id < 0n || id >= BigInt(tokens));
   if (stranger !== undefined) {
-    fail(`the model has no token ${stranger}: its vocabulary has ${vocab_size}.`, `${stranger}`, `below ${vocab_size}`);
+    fail(`the model has no token ${stranger}: its vocabulary has ${tokens}.`, `${stranger}`, `below ${tokens}`);
   }
 }
 

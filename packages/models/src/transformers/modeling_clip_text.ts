@@ -1,7 +1,16 @@
-import { type ConfigDict, checkOptions, type DataType, Tensor, ValueError } from "@diffusers-web/core";
+import {
+  type ConfigDict,
+  checkOptions,
+  type DataType,
+  floatsOf,
+  markFloats,
+  Tensor,
+  ValueError,
+} from "@diffusers-web/core";
 import type { GraphBuilder, Value } from "../graph/builder.ts";
 import { linear } from "../layers/linear.ts";
 import { ModelMixin } from "../modeling_utils.ts";
+import type { Weights } from "../weights.ts";
 import { checkWhole } from "./clip_config.ts";
 import { hiddenStates, statesOutput, tokensOutput } from "./clip_outputs.ts";
 import {
@@ -15,6 +24,7 @@ import {
   clipTextTransformer,
   prepareCLIPTextConfig,
 } from "./clip_text.ts";
+import { TokenEmbeddings } from "./token_embeddings.ts";
 
 /** Options of {@link CLIPTextModel.forward} and {@link CLIPTextModelWithProjection.forward}. */
 export interface CLIPTextOptions {
@@ -24,6 +34,8 @@ export interface CLIPTextOptions {
   readonly position_ids?: Tensor<"int64"> | undefined;
   /** Whether `hidden_states` is wanted. Default true. */
   readonly output_hidden_states?: boolean | undefined;
+  /** A factor of the active LoRA adapters in this call, beside their own weights. Default 1. */
+  readonly lora_scale?: number | undefined;
 }
 
 interface TextOutput {
@@ -55,6 +67,10 @@ abstract class CLIPTextMixin extends ModelMixin<CLIPTextConfig> {
   static override readonly keys_to_ignore: readonly RegExp[] = clipTextStrangers;
   static override readonly config_defaults: CLIPTextConfig = clipTextDefaults;
 
+  /** What the tokens stand for, once there are others than in the file. */
+  private embeddings: TokenEmbeddings | undefined;
+  /** Rows of the table of embeddings in the file. */
+  private readonly rows: number;
   // Used in TypeScript for `final_layer_norm`; `build` reads it.
   private finalNorm: { weight: Float32Array; bias: Float32Array } | undefined;
 
@@ -62,6 +78,7 @@ abstract class CLIPTextMixin extends ModelMixin<CLIPTextConfig> {
   constructor(config: Partial<CLIPTextConfig> = {}) {
     super(config);
     checkCLIPTextConfig(this.constructor.name, this.config);
+    this.rows = this.config.vocab_size;
   }
 
   /** Emits what the class makes of the pooled output, and makes it an output of the graph. */
@@ -69,12 +86,48 @@ abstract class CLIPTextMixin extends ModelMixin<CLIPTextConfig> {
 
   protected async encode(input_ids: Tensor<"int64">, options: CLIPTextOptions): Promise<Record<string, Tensor>> {
     const className = this.constructor.name;
-    checkOptions(className, options, ["attention_mask", "position_ids", "output_hidden_states"]);
-    const { attention_mask, position_ids, output_hidden_states: wantsLayers = true } = options;
-    const { feeds, key } = clipTextFeeds(className, this.config, { input_ids, attention_mask, position_ids });
-    const whole = { ...key, wantsLayers };
-    const session = await this.session("forward", whole, (g) => this.build(g, whole));
+    checkOptions(className, options, ["attention_mask", "position_ids", "output_hidden_states", "lora_scale"]);
+    const { attention_mask, position_ids, output_hidden_states: wantsLayers = true, lora_scale } = options;
+    const embeddings = this.token_embeddings;
+    const inputs = { input_ids, attention_mask, position_ids, embeddings };
+    const { feeds, key } = clipTextFeeds(className, this.config, inputs);
+    const whole = { ...key, wantsLayers, rows: this.rows };
+    const session = await this.session("forward", whole, (g) => this.build(g, whole), lora_scale);
     return session.run(feeds);
+  }
+
+  /**
+   * What the tokens stand for. Another value counts from the next call on; the table in the file and on the device stays.
+   *
+   * @internal
+   */
+  get token_embeddings(): TokenEmbeddings {
+    return this.embeddings ?? TokenEmbeddings.of(this.rows);
+  }
+
+  set token_embeddings(embeddings: TokenEmbeddings) {
+    this.embeddings = embeddings;
+    this.register_to_config({ vocab_size: embeddings.length });
+  }
+
+  protected override forSaving(config: ConfigDict, weights: Weights): { config: ConfigDict; weights: Weights } {
+    const { embeddings } = this;
+    if (embeddings === undefined) return { config, weights };
+    const grown = (part: ConfigDict): ConfigDict =>
+      markFloats({ ...part, vocab_size: embeddings.length }, floatsOf(part) ?? []);
+    const { text_config } = config;
+    const isNested = typeof text_config === "object" && text_config !== null && !Array.isArray(text_config);
+    return {
+      config: isNested
+        ? markFloats({ ...config, text_config: grown(text_config as ConfigDict) }, floatsOf(config) ?? [])
+        : grown(config),
+      weights: weights.view((tensors) => {
+        const name = [...tensors.keys()].find((one) =>
+          /^(text_model\.)?embeddings\.token_embedding\.weight$/.test(one),
+        )!;
+        return new Map(tensors).set(name, embeddings.table(tensors.get(name)!, name));
+      }),
+    };
   }
 
   /**
@@ -112,8 +165,8 @@ abstract class CLIPTextMixin extends ModelMixin<CLIPTextConfig> {
 
   protected override check(build: (emit: (g: GraphBuilder) => void) => void): void {
     const length = this.config.max_position_embeddings;
-    const key = { batch: 1, length, isMasked: false, hasBlindRows: false, positions: null };
-    build((g) => this.build(g, { ...key, wantsLayers: true }));
+    const key = { batch: 1, length, isMasked: false, hasBlindRows: false, positions: null, hasLearned: false };
+    build((g) => this.build(g, { ...key, wantsLayers: true, rows: this.rows }));
   }
 
   private build(g: GraphBuilder, key: CLIPTextKey): void {

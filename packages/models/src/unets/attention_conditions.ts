@@ -15,7 +15,7 @@ export interface AttentionOptionsOfCall {
   readonly attention_mask?: Tensor<DataType> | undefined;
   /** Which tokens of the text are seen: 1 for those that are, 0 for those that are not, `[batch, length]`. */
   readonly encoder_attention_mask?: Tensor<DataType> | undefined;
-  readonly cross_attention_kwargs?: CrossAttentionKwargs | undefined;
+  readonly cross_attention_kwargs?: CrossAttentionKwargs | null | undefined;
 }
 
 /** The names of {@link AttentionOptionsOfCall}. */
@@ -30,11 +30,25 @@ export interface CrossAttentionKwargs {
    * each adapter, or null. One tensor `[adapters, images, height, width]` stands for all.
    */
   readonly ip_adapter_masks?: IPAdapterMasks | undefined;
-  /** Only 1: a LoRA's weight belongs to the LoRA here (`set_adapters`), not to a call. */
-  readonly scale?: number | undefined;
+  /** A factor of the active LoRA adapters in this call, beside their own weights. Default 1. */
+  readonly scale?: number | null | undefined;
 }
 
 const className = "UNet2DConditionModel";
+
+/** @throws TypeError for a name that is not known, ValueError for a scale that is no number. */
+export function checkCrossAttentionKwargs(user: string, given: CrossAttentionKwargs | null | undefined): void {
+  const field = "cross_attention_kwargs";
+  checkOptions(`${user}: ${field}`, given ?? {}, ["gligen", "ip_adapter_masks", "scale"]);
+  const scale = given?.scale ?? 1;
+  if (Number.isFinite(scale)) return;
+  throw new ValueError(`${user}: \`${field}.scale\` is ${scale}, expected a number.`, {
+    className: user,
+    field: `${field}.scale`,
+    found: String(scale),
+    expected: "a number",
+  });
+}
 
 /** What the attentions of a UNet2DConditionModel are told besides the text: masks, grounded objects, pictures. */
 export class AttentionConditioning {
@@ -57,18 +71,8 @@ export class AttentionConditioning {
     sample: Tensor,
   ): Record<string, Tensor> {
     const batch = sample.dims[0]!;
-    const { gligen, ip_adapter_masks, scale } = options.cross_attention_kwargs ?? {};
-    checkOptions(`${className}: cross_attention_kwargs`, options.cross_attention_kwargs ?? {}, [
-      "gligen",
-      "ip_adapter_masks",
-      "scale",
-    ]);
-    if (scale !== undefined && scale !== 1) {
-      throw new ValueError(
-        `${className}: \`cross_attention_kwargs.scale\` is ${scale}, the weight of a LoRA in this call: set it on the LoRA.`,
-        { className, field: "cross_attention_kwargs.scale", found: String(scale), expected: "1 or undefined" },
-      );
-    }
+    checkCrossAttentionKwargs(className, options.cross_attention_kwargs);
+    const { gligen, ip_adapter_masks } = options.cross_attention_kwargs ?? {};
     return {
       ...maskFeeds(options, batch, className),
       ...this.positionNet.feeds(gligen, batch),

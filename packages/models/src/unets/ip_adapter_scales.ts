@@ -18,13 +18,46 @@ export type IPBlockScales =
   | readonly IPScale[]
   | Readonly<Record<`block_${number}`, number | readonly IPScale[]>>;
 
+/** Whose scales are expanded. */
+export interface ScaleUser {
+  /** For errors. */
+  readonly method: string;
+  /** The scale of parts that are not named. */
+  readonly rest: number;
+}
+
 /**
  * The scale of each transformer.
  *
  * @throws ValueError for a part that the UNet does not have, and for a list of another length than the part wants.
  * @see Diffusers `_maybe_expand_lora_scales_for_one_adapter`
  */
-export function expandIPScale(scale: IPScale | IPScaleConfig, transformers: readonly Transformer[]): IPScale[] {
+export function expandIPScale(
+  scale: IPScale | IPScaleConfig,
+  transformers: readonly Transformer[],
+  { method, rest }: ScaleUser = { method: "set_ip_adapter_scale", rest: 0 },
+): IPScale[] {
+  const refuse = (part: string, found: string, expected: string): ValueError =>
+    new ValueError(`${method}: found ${found}, expected ${expected}.`, {
+      className: "UNet2DConditionModel",
+      field: `scale.${part}`,
+      found,
+      expected,
+    });
+  const checkNumbers = (one: IPScale, part: string): void => {
+    const list: readonly unknown[] = Array.isArray(one) ? one : [one];
+    if (list.length > 0 && list.every(Number.isFinite)) return;
+    throw refuse(part, `${JSON.stringify(one)} for \`${part}\``, "a number, or a list of numbers");
+  };
+  const spread = (value: number | readonly IPScale[], count: number, part: string): readonly IPScale[] => {
+    const list = typeof value === "number" ? [value] : value;
+    if (!Array.isArray(list)) throw refuse(part, `${JSON.stringify(value)} for \`${part}\``, "a number or a list");
+    for (const one of list) checkNumbers(one, part);
+    if (list.length === 1) return new Array<IPScale>(count).fill(list[0]!);
+    if (list.length === count) return list;
+    throw refuse(part, `${list.length} scales for \`${part}\``, `${count}`);
+  };
+
   if (typeof scale === "number" || Array.isArray(scale)) {
     checkNumbers(scale as IPScale, "scale");
     return transformers.map(() => scale as IPScale);
@@ -35,7 +68,7 @@ export function expandIPScale(scale: IPScale | IPScaleConfig, transformers: read
   }
   const scales = new Map<string, IPScale>();
   for (const part of ["down", "up"] as const) {
-    const given = config[part] ?? 0;
+    const given = config[part] ?? rest;
     const blocks = new Map<string, Transformer[]>();
     for (const transformer of transformers) {
       const [, block] = new RegExp(`^${part}_blocks\\.(\\d+)\\.`).exec(transformer.name) ?? [];
@@ -49,7 +82,7 @@ export function expandIPScale(scale: IPScale | IPScaleConfig, transformers: read
       }
     }
     for (const [name, members] of blocks) {
-      const value = isByBlock ? ((given as Record<string, number | readonly IPScale[]>)[name] ?? 0) : given;
+      const value = isByBlock ? ((given as Record<string, number | readonly IPScale[]>)[name] ?? rest) : given;
       const list = spread(value as number | readonly IPScale[], members.length, `${part}.${name}`);
       members.forEach((member, i) => {
         scales.set(member.name, list[i]!);
@@ -60,31 +93,7 @@ export function expandIPScale(scale: IPScale | IPScaleConfig, transformers: read
   if (config.mid !== undefined && middle.length === 0) {
     throw refuse("mid", "`mid`, but there is no block in the middle with a transformer", "down and up");
   }
-  const [mid] = spread(config.mid ?? 0, 1, "mid");
+  const [mid] = spread(config.mid ?? rest, 1, "mid");
   for (const { name } of middle) scales.set(name, mid!);
   return transformers.map(({ name }) => scales.get(name)!);
-}
-
-function spread(value: number | readonly IPScale[], count: number, part: string): readonly IPScale[] {
-  const list = typeof value === "number" ? [value] : value;
-  if (!Array.isArray(list)) throw refuse(part, `${JSON.stringify(value)} for \`${part}\``, "a number or a list");
-  for (const one of list) checkNumbers(one, part);
-  if (list.length === 1) return new Array<IPScale>(count).fill(list[0]!);
-  if (list.length === count) return list;
-  throw refuse(part, `${list.length} scales for \`${part}\``, `${count}`);
-}
-
-function checkNumbers(scale: IPScale, part: string): void {
-  const list: readonly unknown[] = Array.isArray(scale) ? scale : [scale];
-  if (list.length > 0 && list.every(Number.isFinite)) return;
-  throw refuse(part, `${JSON.stringify(scale)} for \`${part}\``, "a number, or a list of numbers");
-}
-
-function refuse(part: string, found: string, expected: string): ValueError {
-  return new ValueError(`set_ip_adapter_scale: found ${found}, expected ${expected}.`, {
-    className: "UNet2DConditionModel",
-    field: `scale.${part}`,
-    found,
-    expected,
-  });
 }

@@ -2,7 +2,7 @@ import { Tensor, UnsupportedModelError, ValueError, WeightsMismatchError } from 
 import { GraphBuilder, type Value } from "../graph/builder.ts";
 import type { Target, WeightSource } from "../graph/types.ts";
 import { scaledDotProductAttention } from "../layers/attention.ts";
-import { type IPImageProjection, ipImageProjection } from "../layers/ip_image_projection.ts";
+import { type IPAdapterInput, type IPImageProjection, ipImageProjection } from "../layers/ip_image_projection.ts";
 import { add, type Tokens } from "../layers/layout.ts";
 import { tokensLinear } from "../layers/linear.ts";
 import type { AttentionConditions, HeadOptions } from "../layers/transformer_2d.ts";
@@ -42,13 +42,30 @@ export class IPAdapters {
     return this.adapters.length;
   }
 
+  /** What each adapter takes of a picture. */
+  get inputs(): readonly IPAdapterInput[] {
+    return this.adapters.map(({ projection: { takes, dim } }) => ({ takes, dim }));
+  }
+
   /**
    * @param sources the adapters' weights, with the names of their files
+   * @returns those that it had before, and has no longer
+   * @throws as `check`, and nothing has changed then
+   */
+  set(sources: readonly WeightSource[]): WeightSource[] {
+    const dropped = this.adapters.map(({ weights }) => weights).filter((weights) => !sources.includes(weights));
+    this.adapters = this.check(sources);
+    this.version++;
+    return dropped;
+  }
+
+  /**
+   * @returns the adapters that `sources` would make, with a scale of 1
    * @throws UnsupportedModelError for a UNet whose attention takes no adapter, for an IP-Adapter FaceID Plus, and for one with
    * a LoRA in its file.
    * @throws WeightsMismatchError for weights that do not fit the UNet, or that nothing would use.
    */
-  set(sources: readonly WeightSource[]): void {
+  check(sources: readonly WeightSource[]): readonly Adapter[] {
     if (sources.length > 0) checkTakesAdapters(this.config);
     const transformers = this.transformers;
     const adapters = sources.map((weights) => ({
@@ -57,8 +74,7 @@ export class IPAdapters {
       scales: transformers.map(() => 1),
     }));
     for (const adapter of adapters) this.checkWeights(adapter);
-    this.adapters = adapters;
-    this.version++;
+    return adapters;
   }
 
   /** Sets the scales, one for all adapters' parts or a list of one for each adapter. */
@@ -208,7 +224,8 @@ export class IPAdapters {
       throw error(field, `${list.length} tensors`, `${this.count}, one for each IP-Adapter`);
     }
     return list.map((tensor, i) => {
-      const { dim, takesSequence } = this.adapters[i]!.projection;
+      const { dim, takes } = this.adapters[i]!.projection;
+      const takesSequence = takes === "hidden_states";
       const dims = (tensor as unknown) instanceof Tensor ? tensor.dims : [];
       if (dims.length === (takesSequence ? 4 : 3) && dims[0] === batch && dims.at(-1) === dim && tensor.size > 0) {
         return tensor;

@@ -3,6 +3,7 @@ import { perBlock } from "../config_checks.ts";
 import type { AttentionSlice, GraphBuilder } from "../graph/builder.ts";
 import type { WeightSource } from "../graph/types.ts";
 import { conv2d } from "../layers/conv.ts";
+import type { IPAdapterInput } from "../layers/ip_image_projection.ts";
 import { add, affine, concatChannels, mapInput, mapOutput } from "../layers/layout.ts";
 import { groupNorm } from "../layers/norm.ts";
 import { ModelMixin } from "../modeling_utils.ts";
@@ -12,6 +13,7 @@ import { blockNamed, upBlocks } from "./blocks/index.ts";
 import { blockOptions, conditionDown, conditionMid, resnetOptions } from "./condition_path.ts";
 import { checkSample, type Dims, dimsOf, type Timestep } from "./inputs.ts";
 import type { IPScale, IPScaleConfig } from "./ip_adapter_scales.ts";
+import { matchingLayers, type PerturbedAttention, perturbedLayers } from "./perturbed_attention.ts";
 import { type AdditionalResiduals, checkNoneLeft, checkResiduals, residualFeeds, residualInputs } from "./residuals.ts";
 import { TextConditioning } from "./text_conditioning.ts";
 import { TimeConditioning } from "./time_conditioning.ts";
@@ -37,6 +39,8 @@ export interface UNet2DConditionOptions extends AdditionalResiduals, AttentionOp
   readonly timestep_cond?: Tensor | undefined;
   /** What `addition_embed_type` and `encoder_hid_dim_type` want besides. */
   readonly added_cond_kwargs?: AddedConditions | undefined;
+  /** For perturbed-attention guidance: which self-attentions see nothing in a part of the batch. */
+  readonly perturbed_attention?: PerturbedAttention | undefined;
 }
 
 const optionNames = [
@@ -46,6 +50,7 @@ const optionNames = [
   "down_block_additional_residuals",
   "mid_block_additional_residual",
   "down_intrablock_additional_residuals",
+  "perturbed_attention",
   ...attentionOptionNames,
 ] as const;
 
@@ -79,6 +84,7 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
   private readonly attention: AttentionConditioning;
   private freeu: FreeUFactors | null = null;
   private attentionSlice: AttentionSlice | null = null;
+  private selfAttentions: readonly string[] = [];
 
   /** @throws UnsupportedModelError for a config field whose value is not built, naming it. */
   constructor(config: Partial<UNet2DConditionModelConfig> = {}) {
@@ -110,6 +116,7 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
     checkOptions("UNet2DConditionModel", options, optionNames);
     checkSample(sample, this.sampleChannels, "UNet2DConditionModel");
     const batch = sample.dims[0]!;
+    const perturbed = perturbedLayers(options, batch, this.selfAttentions);
     const feeds = {
       sample,
       ...this.text.feeds(encoder_hidden_states, batch),
@@ -119,8 +126,9 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
     };
     const dims = dimsOf(feeds);
     const { freeu, attentionSlice } = this;
-    const shape = { dims, freeu, attentionSlice, adapters: this.attention.adapters.version };
-    const session = await this.session("forward", shape, (g) => this.build(g, dims, { freeu, attentionSlice }));
+    const shape = { dims, freeu, attentionSlice, perturbed, adapters: this.attention.adapters.version };
+    const build = (g: GraphBuilder): void => this.build(g, dims, { freeu, attentionSlice, perturbed });
+    const session = await this.session("forward", shape, build, options.cross_attention_kwargs?.scale ?? 1);
     const outputs = await session.run(feeds);
     return { sample: outputs["out_sample"]! };
   }
@@ -158,23 +166,59 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
   }
 
   /**
+   * The names of the self-attentions, of a model that is loaded.
+   *
+   * @param patterns only those that one of these tells, as in `perturbed_attention`. Default: all
+   * @throws ValueError for a pattern that matches none.
+   */
+  self_attentions(patterns?: readonly string[]): readonly string[] {
+    return patterns === undefined ? this.selfAttentions : matchingLayers(patterns, this.selfAttentions);
+  }
+
+  /**
    * Gives the model IP-Adapters, so that it sees the pictures of `added_cond_kwargs.image_embeds`, and takes away those it
    * had. All scales are 1 then.
    *
    * @param adapters the weights of each, under the names of an adapter's file: `image_proj.*` and `ip_adapter.1.to_k_ip.weight`
-   * and so on. They have to stay open as long as the model has them. An empty list takes all away.
+   * and so on. The model owns them: it closes those that it has no longer, and all of them when it is disposed. An empty list
+   * takes all away.
    * @throws UnsupportedModelError for a UNet whose attention takes no adapter, for an IP-Adapter FaceID Plus, and for one with
    * a LoRA in its file.
    * @throws WeightsMismatchError for weights that are not this UNet's.
    * @see Diffusers `UNet2DConditionLoadersMixin._load_ip_adapter_weights`
    */
   set_ip_adapters(adapters: readonly WeightSource[]): void {
-    this.attention.adapters.set(adapters);
+    const dropped = this.attention.adapters.set(adapters);
+    if (dropped.length === 0) return;
+    // A run that is under way may still read them.
+    void this.exclusive(async () => {
+      for (const weights of dropped) weights.close?.();
+    });
+  }
+
+  /**
+   * Whether {@link UNet2DConditionModel.set_ip_adapters} takes these adapters. Nothing changes.
+   *
+   * @throws as it does
+   */
+  check_ip_adapters(adapters: readonly WeightSource[]): void {
+    this.attention.adapters.check(adapters);
+  }
+
+  /** Frees the IP-Adapters' files as well. */
+  override async dispose(): Promise<void> {
+    await super.dispose();
+    for (const weights of this.attention.adapters.set([])) weights.close?.();
   }
 
   /** How many IP-Adapters the model has. */
   get num_ip_adapters(): number {
     return this.attention.adapters.count;
+  }
+
+  /** What each of its IP-Adapters takes of a picture. */
+  get ip_adapter_inputs(): readonly IPAdapterInput[] {
+    return this.attention.adapters.inputs;
   }
 
   /**
@@ -199,7 +243,10 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
         ...this.time.inputDims(size, size),
         ...this.attention.inputDims(),
       };
-      build((g) => this.build(g, dims));
+      build((g) => {
+        this.build(g, dims);
+        this.selfAttentions = g.selfAttentions;
+      });
     };
     // An even kernel and a wide padding lead back to few sizes only: the smallest of them is looked for.
     let first: unknown;
@@ -216,8 +263,9 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
   }
 
   /** Emits the graph for inputs of the given dims. */
-  private build(g: GraphBuilder, dims: Dims, { freeu, attentionSlice }: BuildOptions = plainBuild): void {
+  private build(g: GraphBuilder, dims: Dims, { freeu, attentionSlice, perturbed }: BuildOptions = plainBuild): void {
     g.attentionSlice = attentionSlice;
+    g.perturbed = perturbed;
     const config = this.config;
     const blocks = config.down_block_types;
     const last = blocks.length - 1;

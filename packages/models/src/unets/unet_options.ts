@@ -1,5 +1,5 @@
 import { ValueError } from "@diffusers-web/core";
-import type { AttentionSlice } from "../graph/builder.ts";
+import type { AttentionSlice, PerturbedLayers } from "../graph/builder.ts";
 import type { FreeU } from "../layers/freeu.ts";
 import { attentionHeads, type CrossAttentionConfig } from "./cross_attentions.ts";
 
@@ -15,10 +15,11 @@ export interface FreeUFactors {
 export interface BuildOptions {
   readonly freeu: FreeUFactors | null;
   readonly attentionSlice: AttentionSlice | null;
+  readonly perturbed: PerturbedLayers | null;
 }
 
-/** Neither FreeU nor slices. */
-export const plainBuild: BuildOptions = { freeu: null, attentionSlice: null };
+/** Neither FreeU nor slices, and nothing perturbed. */
+export const plainBuild: BuildOptions = { freeu: null, attentionSlice: null, perturbed: null };
 
 const className = "UNet2DConditionModel";
 

@@ -95,7 +95,7 @@ export class ConsistencyModelPipeline extends DiffusionPipeline {
     const step_kwargs = stepOptions(scheduler, { generator });
 
     // 4. denoise in one go, add less noise, and again
-    for (const [i, t] of run.timesteps.entries()) {
+    for (const [i, t] of this.progress_bar(run.timesteps, sample)) {
       if (this.interrupt) break;
       const scaled_sample = scheduler.scale_model_input(sample, t);
       const { sample: model_output } = await unet(scaled_sample, timestepTensor(t), { class_labels });

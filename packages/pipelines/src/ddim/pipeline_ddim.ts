@@ -98,7 +98,7 @@ export class DDIMPipeline extends DiffusionPipeline {
       generator,
     });
 
-    for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
+    for (const [i, t] of this.progress_bar(scheduler.timesteps, image)) {
       if (this.interrupt) break;
       // 1. predict the noise
       const { sample: model_output } = await unet(image, timestepTensor(t));

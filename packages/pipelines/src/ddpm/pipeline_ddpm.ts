@@ -81,7 +81,7 @@ export class DDPMPipeline extends DiffusionPipeline {
     scheduler.set_timesteps(num_inference_steps);
     const step_kwargs = stepOptions(scheduler, { generator });
 
-    for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
+    for (const [i, t] of this.progress_bar(scheduler.timesteps, image)) {
       if (this.interrupt) break;
       // 1. predict the noise
       const { sample: model_output } = await unet(image, timestepTensor(t));

@@ -69,7 +69,7 @@ export class LDMPipeline extends DiffusionPipeline {
     // the seed gives the picture back: the same numbers as after `torch.manual_seed(seed)`.
     const step_kwargs = stepOptions(scheduler, { eta, generator });
 
-    for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
+    for (const [i, t] of this.progress_bar(scheduler.timesteps, latents)) {
       if (this.interrupt) break;
       // 1. predict the noise
       const { sample: noise_prediction } = await unet(scheduler.scale_model_input(latents, t), timestepTensor(t));

@@ -92,6 +92,16 @@ export async function loadSingleFile<T extends DiffusionPipeline>(
   const tokenizer = wanted.find((key) => key.startsWith("tokenizer"));
   if (config === undefined && tokenizer !== undefined) throw noTokenizer(name, tokenizer, kinds);
 
+  const lacking = wanted.find((key) => key !== "scheduler" && index[key] === undefined);
+  if (lacking !== undefined) {
+    throw new ValueError(`${name}.from_single_file: a checkpoint in one file has no ${lacking}: pass { ${lacking} }.`, {
+      className: name,
+      field: lacking,
+      found: "nothing",
+      expected: `a ${lacking}`,
+    });
+  }
+
   const loaded: Record<string, unknown> = {};
   let checkpoint: SingleFileCheckpoint | undefined;
   try {
@@ -149,8 +159,11 @@ async function loadSmall(
 }
 
 function noTokenizer(name: string, tokenizer: string, kinds: readonly SingleFileKind[]): ValueError {
-  const isXL = kinds.includes("xl_base");
-  const config = isXL ? "stabilityai/stable-diffusion-xl-base-1.0" : "stable-diffusion-v1-5/stable-diffusion-v1-5";
+  const config = kinds.includes("xl_base")
+    ? "stabilityai/stable-diffusion-xl-base-1.0"
+    : kinds.includes("upscale")
+      ? "stabilityai/stable-diffusion-x4-upscaler"
+      : "stable-diffusion-v1-5/stable-diffusion-v1-5";
   return new ValueError(
     `${name}.from_single_file: a checkpoint in one file has no ${tokenizer}. Pass a repository or folder that has one, as ` +
       `{ config: "${config}" }; or { ${tokenizer}: await CLIPTokenizer.from_pretrained(` +

@@ -56,7 +56,7 @@ export class PNDMPipeline extends DiffusionPipeline {
     // PNDM draws nothing; a scheduler that took its place goes on with the generator.
     const step_kwargs = stepOptions(scheduler, { generator });
 
-    for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
+    for (const [i, t] of this.progress_bar(scheduler.timesteps, image)) {
       if (this.interrupt) break;
       const { sample: model_output } = await unet(image, timestepTensor(t));
       image = scheduler.step(model_output, t, image, step_kwargs).prev_sample;

@@ -62,7 +62,7 @@ export class ScoreSdeVePipeline extends DiffusionPipeline {
     scheduler.set_timesteps(num_inference_steps);
     scheduler.set_sigmas(num_inference_steps);
 
-    for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
+    for (const [i, t] of this.progress_bar(scheduler.timesteps, sample)) {
       if (this.interrupt) break;
       const sigma_t = timestepTensor(scheduler.sigmas[i]!);
 

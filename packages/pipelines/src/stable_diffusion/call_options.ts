@@ -1,16 +1,23 @@
-import { checkOptions, type Generator, type Tensor, UnsupportedModelError, ValueError } from "@diffusers-web/core";
+import { checkOptions, type Generator, Tensor, ValueError } from "@diffusers-web/core";
+import { type CrossAttentionKwargs, checkCrossAttentionKwargs } from "@diffusers-web/models";
 import type { RunOptions } from "../calls.ts";
 import { checkNumber, checkOutputType, checkReturnDict, checkTensor, checkWhole } from "../checks.ts";
 import type { OutputType } from "../pipeline_output.ts";
 import type { Prompt } from "../prompt.ts";
+import { hasSyntax, type PromptSyntax } from "../prompt_syntax.ts";
 import type { CustomTimesteps } from "../timesteps.ts";
+import type { IPAdapterCallOptions } from "./ip_adapter_mixin.ts";
 import type { StableDiffusionPipeline } from "./pipeline_stable_diffusion.ts";
 
 /** The tensors that a callback is shown, by name; what it returns replaces them. */
 export type CallbackTensors = Readonly<Partial<Record<"latents" | "prompt_embeds" | "negative_prompt_embeds", Tensor>>>;
 
 /** What pipelines of Stable Diffusion that are told a prompt are called with, besides what each has of its own. */
-export interface PromptedOptions<Pipeline, Tensors> extends RunOptions, CustomTimesteps {
+export interface PromptedOptions<Pipeline, Tensors>
+  extends RunOptions,
+    CustomTimesteps,
+    IPAdapterCallOptions,
+    PromptSyntax {
   /** One prompt, or one for each picture of a batch. */
   readonly prompt?: Prompt | null;
   /** At least 1. Default 50. */
@@ -32,12 +39,8 @@ export interface PromptedOptions<Pipeline, Tensors> extends RunOptions, CustomTi
   /** Default "image". */
   readonly output_type?: OutputType;
   readonly return_dict?: true;
-  /** Not built yet: refused. */
-  readonly cross_attention_kwargs?: null;
-  /** Not built yet: refused. */
-  readonly ip_adapter_image?: null;
-  /** Not built yet: refused. */
-  readonly ip_adapter_image_embeds?: null;
+  /** For the attention layers: `scale` is a factor of the active LoRAs in this call, of the UNet's and the text encoders'. */
+  readonly cross_attention_kwargs?: CrossAttentionKwargs | null | undefined;
   /** How many of the text encoder's last layers to leave out. Default: none. */
   readonly clip_skip?: number | null;
   /** Called after each step, and awaited; it may return tensors to go on with. */
@@ -67,6 +70,8 @@ export const promptedOptionNames: readonly (keyof PromptedOptions<never, Callbac
   "return_dict",
   "cross_attention_kwargs",
   "clip_skip",
+  "long_prompt",
+  "prompt_weighting",
   "callback_on_step_end",
   "callback_on_step_end_tensor_inputs",
   "signal",
@@ -126,23 +131,8 @@ export function checkPromptInputs(
   allowed: readonly string[],
 ): void {
   const { prompt, prompt_embeds, negative_prompt, negative_prompt_embeds } = options;
-  for (const name of ["cross_attention_kwargs", "ip_adapter_image", "ip_adapter_image_embeds"] as const) {
-    if (options[name] == null) continue;
-    throw new UnsupportedModelError(`\`${name}\` is not built yet: leave it out.`, {
-      className,
-      field: name,
-      found: typeof options[name],
-      expected: "null",
-    });
-  }
-  const shown: readonly string[] = options.callback_on_step_end_tensor_inputs ?? [];
-  for (const name of shown) {
-    if (allowed.includes(name)) continue;
-    throw new ValueError(
-      `\`callback_on_step_end_tensor_inputs\` has ${JSON.stringify(name)}, expected some of ${allowed.join(", ")}.`,
-      { field: "callback_on_step_end_tensor_inputs", found: String(name), expected: allowed.join(", ") },
-    );
-  }
+  checkCrossAttentionKwargs(className, options.cross_attention_kwargs);
+  checkCallbackTensors(options.callback_on_step_end_tensor_inputs, allowed);
   checkEither("prompt", prompt, "prompt_embeds", prompt_embeds);
   checkEither("negative_prompt", negative_prompt, "negative_prompt_embeds", negative_prompt_embeds);
   if (prompt == null && prompt_embeds == null) {
@@ -152,6 +142,7 @@ export function checkPromptInputs(
       expected: "prompt or prompt_embeds",
     });
   }
+  checkImageEmbeds(options);
   checkPrompt("prompt", prompt);
   checkPrompt("negative_prompt", negative_prompt);
   const dims = [null, null, textWidth];
@@ -164,8 +155,38 @@ export function checkPromptInputs(
   checkNumber("guidance_scale", options.guidance_scale ?? 7.5, 0);
   checkNumber("eta", options.eta ?? 0);
   if (options.clip_skip != null) checkWhole("clip_skip", options.clip_skip, 0);
+  hasSyntax(options);
   checkOutputType(options.output_type ?? "image");
   checkReturnDict(options.return_dict);
+}
+
+/** @throws ValueError for pictures and embeddings at once, and for embeddings that are no list of tensors of 3 or 4 dims. */
+function checkImageEmbeds({ ip_adapter_image, ip_adapter_image_embeds: embeds }: IPAdapterCallOptions): void {
+  checkEither("ip_adapter_image", ip_adapter_image, "ip_adapter_image_embeds", embeds);
+  if (embeds == null) return;
+  const expected = "a list of float32 tensors, one for each IP-Adapter, of 3 or 4 dims";
+  const fail = (field: string, found: string): never => {
+    throw new ValueError(`\`${field}\` is ${found}, expected ${expected}.`, { field, found, expected });
+  };
+  if (!Array.isArray(embeds)) fail("ip_adapter_image_embeds", embeds instanceof Tensor ? "a tensor" : typeof embeds);
+  if (embeds.length === 0) fail("ip_adapter_image_embeds", "[]");
+  embeds.forEach((one: unknown, i) => {
+    const isTensor = one instanceof Tensor;
+    const { type, dims } = isTensor ? one : { type: typeof one, dims: [] };
+    if (type === "float32" && (dims.length === 3 || dims.length === 4)) return;
+    fail(`ip_adapter_image_embeds[${i}]`, isTensor ? `${type} [${dims.join(", ")}]` : type);
+  });
+}
+
+/** @throws ValueError for a tensor that a callback is not shown. */
+export function checkCallbackTensors(shown: readonly string[] | undefined, allowed: readonly string[]): void {
+  for (const name of shown ?? []) {
+    if (allowed.includes(name)) continue;
+    throw new ValueError(
+      `\`callback_on_step_end_tensor_inputs\` has ${JSON.stringify(name)}, expected some of ${allowed.join(", ")}.`,
+      { field: "callback_on_step_end_tensor_inputs", found: String(name), expected: allowed.join(", ") },
+    );
+  }
 }
 
 /** @throws ValueError unless `value` is a multiple of `by`. */

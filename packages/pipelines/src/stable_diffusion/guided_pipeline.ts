@@ -1,14 +1,9 @@
-import {
-  type Generator,
-  type RawImage,
-  type Scheduler,
-  Tensor,
-  UnsupportedModelError,
-  ValueError,
-} from "@diffusers-web/core";
+import { type Generator, type RawImage, type Scheduler, Tensor, ValueError } from "@diffusers-web/core";
 import type {
   Autoencoder,
   AutoencoderKL,
+  AutoencoderTiny,
+  CrossAttentionKwargs,
   SingleFileKind,
   SingleFileSource,
   UNet2DConditionModel,
@@ -18,9 +13,10 @@ import { describeImages } from "../generation_metadata.ts";
 import { apply_guidance, get_guidance_scale_embedding, rescale_noise_cfg } from "../guidance.ts";
 import { VaeImageProcessor } from "../image_processor.ts";
 import type { SingleFilePipelineOptions } from "../loaders/single_file.ts";
+import { TextualInversionLoaderMixin } from "../loaders/textual_inversion.ts";
 import type { PipelineClass } from "../pipeline_utils.ts";
 import type { Prompt } from "../prompt.ts";
-import { StableDiffusionMixin } from "../stable_diffusion_mixin.ts";
+import { loadWhere } from "../worker/load.ts";
 
 export interface GuidedPipeline {
   /** What `from_pretrained` finds in most checkpoints; an {@link Autoencoder} of another class takes its place. */
@@ -53,7 +49,7 @@ export interface DescribeOptions {
  * What pipelines with a UNet that is guided by text have in common, whatever encodes the text: one prediction of the noise
  * with guidance, and what they say of themselves.
  */
-export abstract class GuidedPipeline extends StableDiffusionMixin {
+export abstract class GuidedPipeline extends TextualInversionLoaderMixin {
   static override readonly name: string = "GuidedPipeline";
   /** The checkpoints in one file that the class can be made of. */
   static readonly single_file_kinds: readonly SingleFileKind[] = [];
@@ -61,18 +57,13 @@ export abstract class GuidedPipeline extends StableDiffusionMixin {
   /** Pixels for each latent, along one side. */
   readonly vae_scale_factor: number;
   readonly image_processor: VaeImageProcessor;
+  /** What {@link decode_preview} decodes with; null: a linear projection. */
+  preview_decoder: AutoencoderTiny | null = null;
   protected _guidance_scale = 1;
   protected _num_timesteps = 0;
 
-  constructor({ vae, image_encoder }: { readonly vae: Autoencoder | null; readonly image_encoder?: null }) {
+  constructor({ vae }: { readonly vae: Autoencoder | null }) {
     super();
-    if (image_encoder != null) {
-      throw new UnsupportedModelError("An `image_encoder` is not built yet: pass null, or leave it out.", {
-        className: this.constructor.name,
-        field: "image_encoder",
-        expected: "null",
-      });
-    }
     this.vae_scale_factor = vae == null ? 8 : 2 ** (vae.config.block_out_channels.length - 1);
     this.image_processor = new VaeImageProcessor({ vae_scale_factor: this.vae_scale_factor });
   }
@@ -98,8 +89,11 @@ export abstract class GuidedPipeline extends StableDiffusionMixin {
     from: SingleFileSource,
     options: SingleFilePipelineOptions = {},
   ): Promise<T> {
-    const { loadSingleFile } = await import("../loaders/single_file.ts");
-    return loadSingleFile<T>(this, this.single_file_kinds, from, options);
+    const load = async (here: SingleFilePipelineOptions): Promise<T> => {
+      const { loadSingleFile } = await import("../loaders/single_file.ts");
+      return loadSingleFile<T>(this, this.single_file_kinds, from, here);
+    };
+    return loadWhere([this.name, "from_single_file"], from, options, async () => this, load);
   }
 
   /** The guidance scale of the call at hand. */
@@ -110,6 +104,13 @@ export abstract class GuidedPipeline extends StableDiffusionMixin {
   /** Whether the UNet runs with and without the text: guidance above 1, and no guidance embedding in the model. */
   get do_classifier_free_guidance(): boolean {
     return this._guidance_scale > 1 && this.unet.config.time_cond_proj_dim === null;
+  }
+
+  /** What the call at hand tells attention layers: the scale of LoRAs. */
+  get cross_attention_kwargs(): CrossAttentionKwargs | undefined {
+    return (
+      (this.call_options as Pick<UNet2DConditionOptions, "cross_attention_kwargs">).cross_attention_kwargs ?? undefined
+    );
   }
 
   /** How many timesteps the call at hand runs. */
@@ -143,12 +144,34 @@ export abstract class GuidedPipeline extends StableDiffusionMixin {
     if (beside !== undefined) latent_model_input = Tensor.cat([latent_model_input, beside], 1);
 
     // predict the noise residual
-    const { sample } = await this.unet(latent_model_input, t, prompt_embeds, rest);
+    const { cross_attention_kwargs } = this;
+    const { sample } = await this.unet(latent_model_input, t, prompt_embeds, { cross_attention_kwargs, ...rest });
     if (!do_classifier_free_guidance) return sample;
 
     // perform guidance
     const { noise_pred, noise_pred_text } = apply_guidance(sample, this._guidance_scale);
     return guidance_rescale > 0 ? rescale_noise_cfg(noise_pred, noise_pred_text, guidance_rescale) : noise_pred;
+  }
+
+  /**
+   * Rough pictures of latents, at little cost: for a callback to show how the picture forms. With a {@link preview_decoder}
+   * (`madebyollin/taesd`, `madebyollin/taesdxl`) at full size, else one pixel for each latent.
+   *
+   * @param latents `[batch, channels, height, width]`, as a callback is shown them
+   * @example
+   * ```ts
+   * await pipeline("a fox", {
+   *   callback_on_step_end: async (_pipe, _step, _timestep, { latents }) => {
+   *     const [picture] = await pipeline.decode_preview(latents);
+   *     canvas.getContext("2d").drawImage(picture.toCanvas(), 0, 0, canvas.width, canvas.height);
+   *   },
+   * });
+   * ```
+   */
+  async decode_preview(latents: Tensor): Promise<RawImage[]> {
+    if (this.preview_decoder === null) this.checkParts(["vae"]);
+    const { decodePreview } = await import("../preview.ts");
+    return decodePreview(this, latents);
   }
 
   /** Writes the call's parameters into its pictures. */

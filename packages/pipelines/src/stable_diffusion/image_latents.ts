@@ -8,8 +8,8 @@ import {
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/core";
-import type { Autoencoder, VQModel } from "@diffusers-web/models";
-import { checkShare } from "../checks.ts";
+import type { Autoencoder, UNet2DConditionModel, VQModel } from "@diffusers-web/models";
+import { checkShare, checkTensor } from "../checks.ts";
 import type { PreprocessOptions, VaeImageProcessor } from "../image_processor.ts";
 import { schedulerClass } from "../timesteps.ts";
 
@@ -92,7 +92,7 @@ export async function readPictures(
   if (tensors.length > 0) return tensors;
   const pictures = await Promise.all(others.map((item) => RawImage.read(item)));
   for (const picture of pictures) {
-    checkChannels(field, picture, channels);
+    if (!processor.config.do_convert_rgb) checkChannels(field, picture, channels);
     checkLeastSize(field, picture.width, picture.height, processor);
   }
   return pictures;
@@ -127,19 +127,20 @@ export function imagesOf(
   return { tensors, others: tensors.length > 0 ? [] : list };
 }
 
-/** @throws ValueError for a picture of another number of channels than the autoencoder takes: one with alpha, or gray. */
-export function checkChannels(field: string, picture: RawImage, channels: number): void {
+/** @throws ValueError for a picture of another number of channels than the autoencoder (or `taker`) takes: one with alpha, or gray. */
+export function checkChannels(field: string, picture: RawImage, channels: number, taker = "the autoencoder"): void {
   if (picture.channels === channels) return;
   const kind =
     picture.channels === 4 ? "a picture with alpha" : picture.channels === 1 ? "a gray picture" : "a picture";
   throw new ValueError(
-    `\`${field}\` is ${kind} of ${picture.channels} channels, but the autoencoder takes ${channels}: ` +
+    `\`${field}\` is ${kind} of ${picture.channels} channels, but ${taker} takes ${channels}: ` +
       `pass picture.convert(${channels}).`,
     { field, found: `${picture.channels} channels`, expected: `${channels} channels` },
   );
 }
 
-function checkLeastSize(field: string, width: number, height: number, { config }: VaeImageProcessor): void {
+/** @throws ValueError for what is smaller than one latent. */
+export function checkLeastSize(field: string, width: number, height: number, { config }: VaeImageProcessor): void {
   const least = config.vae_scale_factor;
   if (width >= least && height >= least) return;
   throw new ValueError(`\`${field}\` is ${width} x ${height}, expected at least ${least} x ${least}: one latent.`, {
@@ -221,6 +222,30 @@ export function checkRepeatable(field: string, { dims: [found = 0] }: Tensor, ba
       "pass one, or as many as there are prompts.",
     { field, found: String(found), expected: `a divisor of ${batch}` },
   );
+}
+
+/**
+ * What a run starts from: latents that were given, or pictures that were read.
+ *
+ * @throws ValueError for latents of another shape, and as {@link readImage} and {@link checkRepeatable}.
+ */
+export async function readStart(
+  parts: {
+    readonly unet: UNet2DConditionModel;
+    readonly vae: Autoencoder;
+    readonly image_processor: VaeImageProcessor;
+  },
+  options: { readonly latents?: Tensor | null; readonly image?: ImageInput | null },
+  batch: number,
+): Promise<{ readonly given: Tensor | undefined; readonly image: Tensor | undefined }> {
+  const { latents } = options;
+  if (latents != null) {
+    checkTensor("latents", latents, [batch, parts.unet.config.in_channels, null, null]);
+    return { given: latents, image: undefined };
+  }
+  const image = await readImage(parts.image_processor, parts.vae, options.image);
+  checkRepeatable("image", image, batch);
+  return { given: undefined, image };
 }
 
 /** Repeats pictures or latents, all of them one after the other, until there are as many as the batch has. */

@@ -48,11 +48,12 @@ export class StableDiffusionPipeline extends StableDiffusionBase {
     // 2. call parameters
     const { batch, generator } = callParameters(options);
 
-    // 3. the text
+    // 3. the text, and what IP-Adapters see
     const encoded = await this.encode_prompt(prompt ?? null, { ...options, do_classifier_free_guidance });
     let { prompt_embeds } = encoded;
     let negative_prompt_embeds = encoded.negative_prompt_embeds ?? undefined;
     if (do_classifier_free_guidance) prompt_embeds = Tensor.cat([negative_prompt_embeds!, prompt_embeds]);
+    const added_cond_kwargs = await this.imageConditions(options, batch);
     await nextTask(signal);
 
     // 4. timesteps
@@ -79,9 +80,11 @@ export class StableDiffusionPipeline extends StableDiffusionBase {
     const timestep_cond = this.timestepCond(batch);
 
     // 7. denoising loop
-    for (const [i, t] of timesteps.entries()) {
+    for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
-      const noise_pred = await this.predictNoise(latents, t, prompt_embeds, { timestep_cond, guidance_rescale });
+      const noise_pred = await this.predictNoise(latents, t, prompt_embeds, {
+        ...{ timestep_cond, added_cond_kwargs, guidance_rescale },
+      });
 
       // x_t -> x_t-1
       latents = scheduler.step(noise_pred, t, latents, extra_step_kwargs).prev_sample;

@@ -185,7 +185,7 @@ export class StableDiffusionDepth2ImgPipeline extends GuidedPipeline {
     const extra_step_kwargs = stepOptions(scheduler, { generator, eta });
 
     // 8. denoising loop
-    for (const [i, t] of timesteps.entries()) {
+    for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
       const noise_pred = await this.predictNoise(latents, t, prompt_embeds, { beside: depth_mask });
 

@@ -87,11 +87,12 @@ export class StableDiffusionImg2ImgPipeline extends StableDiffusionBase {
     checkRepeatable("image", image, batch);
     if (image.dims[1] !== this.image_processor.config.vae_latent_channels) this.checkParts(["vae"]);
 
-    // 3. the text
+    // 3. the text, and what IP-Adapters see
     const encoded = await this.encode_prompt(prompt ?? null, { ...options, do_classifier_free_guidance });
     let { prompt_embeds } = encoded;
     let negative_prompt_embeds = encoded.negative_prompt_embeds ?? undefined;
     if (do_classifier_free_guidance) prompt_embeds = Tensor.cat([negative_prompt_embeds!, prompt_embeds]);
+    const added_cond_kwargs = await this.imageConditions(options, batch);
     await nextTask(signal);
 
     // 4. timesteps
@@ -111,9 +112,9 @@ export class StableDiffusionImg2ImgPipeline extends StableDiffusionBase {
     const timestep_cond = this.timestepCond(batch);
 
     // 7. denoising loop
-    for (const [i, t] of timesteps.entries()) {
+    for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
-      const noise_pred = await this.predictNoise(latents, t, prompt_embeds, { timestep_cond });
+      const noise_pred = await this.predictNoise(latents, t, prompt_embeds, { timestep_cond, added_cond_kwargs });
 
       // x_t -> x_t-1
       latents = scheduler.step(noise_pred, t, latents, extra_step_kwargs).prev_sample;

@@ -1,7 +1,7 @@
-import { checkOptions, type Generator, type RawImage, randn_tensor, Tensor, ValueError } from "@diffusers-web/core";
+import { checkOptions, type Generator, type RawImage, randn_tensor, Tensor } from "@diffusers-web/core";
 import type { SingleFileKind } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
-import { checkOutputType, checkTensor, checkWhole } from "../checks.ts";
+import { checkTensor } from "../checks.ts";
 import type { VaeImageProcessor } from "../image_processor.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
@@ -19,12 +19,19 @@ import {
   checkRepeatable,
   checkStepsLeft,
   checkStrength,
-  encodeImage,
   get_timesteps,
   type ImageInput,
   repeatToBatch,
 } from "./image_latents.ts";
-import { maskedImage, newMaskProcessor, prepare_mask_latents, readInpaintPictures } from "./inpaint_latents.ts";
+import {
+  checkInpaintInputs,
+  checkNineChannels,
+  inpaintImageLatents,
+  maskedImage,
+  newMaskProcessor,
+  prepare_mask_latents,
+  readInpaintPictures,
+} from "./inpaint_latents.ts";
 import type { OutdatedField } from "./old_configs.ts";
 import { afterStep, StableDiffusionBase, type StableDiffusionParts } from "./stable_diffusion_base.ts";
 
@@ -144,11 +151,12 @@ export class StableDiffusionInpaintPipeline extends StableDiffusionBase {
     checkRepeatable("image", init_image, batch);
     checkRepeatable("masked_image_latents", masked_image, batch);
 
-    // 3. the text
+    // 3. the text, and what IP-Adapters see
     const encoded = await this.encode_prompt(prompt ?? null, { ...options, do_classifier_free_guidance });
     let { prompt_embeds } = encoded;
     let negative_prompt_embeds = encoded.negative_prompt_embeds ?? undefined;
     if (do_classifier_free_guidance) prompt_embeds = Tensor.cat([negative_prompt_embeds!, prompt_embeds]);
+    const added_cond_kwargs = await this.imageConditions(options, batch);
     await nextTask(signal);
 
     // 4. timesteps
@@ -161,13 +169,8 @@ export class StableDiffusionInpaintPipeline extends StableDiffusionBase {
     // 5. and 6. latents: noise, and below full strength the picture as well, which a UNet that sees no mask needs anyway
     const seesMask = unet.config.in_channels === 9;
     const isPureNoise = given != null || strength === 1;
-    let image_latents: Tensor | undefined;
-    if (!seesMask || !isPureNoise) {
-      const isLatents = init_image.dims[1] === vae_latent_channels;
-      if (isLatents) checkTensor("image", init_image, [null, null, ...size]);
-      const own = isLatents ? init_image : await encodeImage(vae, init_image, generator);
-      image_latents = repeatToBatch(own, batch);
-    }
+    const image_latents =
+      seesMask && isPureNoise ? undefined : await inpaintImageLatents(this, init_image, { batch, size, generator });
     const noise = given ?? randn_tensor(shape, { generator });
     let latents = isPureNoise
       ? noise.mul(scheduler.init_noise_sigma)
@@ -179,7 +182,7 @@ export class StableDiffusionInpaintPipeline extends StableDiffusionBase {
       ...{ batch, size, generator, do_classifier_free_guidance },
     });
     let { mask, masked_image_latents } = prepared;
-    if (seesMask) checkChannels(latents, mask, masked_image_latents);
+    if (seesMask) checkNineChannels(latents, mask, masked_image_latents);
     await nextTask(signal);
 
     // 9. what this scheduler's step takes, and the guidance as an input
@@ -187,10 +190,14 @@ export class StableDiffusionInpaintPipeline extends StableDiffusionBase {
     const timestep_cond = this.timestepCond(batch);
 
     // 10. denoising loop
-    for (const [i, t] of timesteps.entries()) {
+    for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
       const beside = seesMask ? Tensor.cat([mask, masked_image_latents], 1) : undefined;
-      const noise_pred = await this.predictNoise(latents, t, prompt_embeds, { beside, timestep_cond });
+      const noise_pred = await this.predictNoise(latents, t, prompt_embeds, {
+        beside,
+        timestep_cond,
+        added_cond_kwargs,
+      });
 
       // x_t -> x_t-1
       latents = scheduler.step(noise_pred, t, latents, extra_step_kwargs).prev_sample;
@@ -234,49 +241,17 @@ export class StableDiffusionInpaintPipeline extends StableDiffusionBase {
   private checkInputs(options: StableDiffusionInpaintOptions, height: number, width: number): void {
     checkOptions(name, options, optionNames);
     const { in_channels, cross_attention_dim } = this.unet.config;
-    if (in_channels !== 4 && in_channels !== 9) {
-      throw new ValueError(
-        `The UNet takes ${in_channels} channels: to fill in pictures it must take 4 (latents), or 9 (with mask and masked picture).`,
-        { className: name, field: "in_channels", found: String(in_channels), expected: "4 or 9" },
-      );
-    }
     checkStrength(options.strength ?? 1);
     checkDivisible("height", height, this.vae_scale_factor);
     checkDivisible("width", width, this.vae_scale_factor);
     const allowed = StableDiffusionInpaintPipeline.callback_tensor_inputs;
     checkPromptInputs(name, options, cross_attention_dim as number, allowed);
-    if (options.masked_image_latents != null) {
-      checkTensor("masked_image_latents", options.masked_image_latents, [null, null, null, null]);
-    }
-    if (options.padding_mask_crop == null) return;
-    checkWhole("padding_mask_crop", options.padding_mask_crop, 0);
-    for (const field of ["image", "mask_image"] as const) {
-      const value = options[field];
-      if (value != null && !Array.isArray(value) && !(value instanceof Tensor)) continue;
-      const found = value == null ? "nothing" : Array.isArray(value) ? "a list" : "a tensor";
-      throw new ValueError(`\`${field}\` is ${found}, but with \`padding_mask_crop\` it must be one picture.`, {
-        field,
-        found,
-        expected: "a picture",
-      });
-    }
-    checkOutputType(options.output_type ?? "image", ["image", "pil"]);
+    checkInpaintInputs(name, options, in_channels);
   }
 }
 
 function isGiven(size: number | null | undefined): size is number {
   return size != null && size !== 0;
-}
-
-/** @throws ValueError unless latents, mask and masked picture make up the UNet's 9 channels. */
-function checkChannels(...[latents, mask, masked]: readonly Tensor[]): void {
-  const counts = [latents, mask, masked].map((tensor) => tensor!.dims[1]!);
-  if (counts.reduce((sum, count) => sum + count, 0) === 9) return;
-  const found = counts.join(" + ");
-  throw new ValueError(
-    `The UNet takes 9 channels, but latents, mask and masked picture have ${found}: the VAE is of another model.`,
-    { className: name, field: "in_channels", found, expected: "4 + 1 + 4" },
-  );
 }
 
 /** Diffusers encodes the pictures once more at this point. Nothing comes of it, but that the generators go on. */

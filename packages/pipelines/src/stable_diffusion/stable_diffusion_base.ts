@@ -2,18 +2,20 @@ import { type RawImage, type Scheduler, Tensor } from "@diffusers-web/core";
 import type {
   Autoencoder,
   CLIPTextModel,
+  CLIPVisionModelWithProjection,
   MaskedDecodeOptions,
   SingleFileKind,
   StableDiffusionSafetyChecker,
   UNet2DConditionModel,
 } from "@diffusers-web/models";
-import { replaced } from "../checks.ts";
+import { replaced, replacedList } from "../checks.ts";
 import type { CLIPImageProcessor } from "../image_processing_clip.ts";
 import type { OutputType, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import type { PipelineClass } from "../pipeline_utils.ts";
 import { type EncodePromptOptions, encode_prompt, type Prompt, type PromptEmbeddings } from "../prompt.ts";
 import type { CLIPTokenizer } from "../tokenization_clip.ts";
-import { type DescribeOptions, GuidedPipeline } from "./guided_pipeline.ts";
+import type { DescribeOptions } from "./guided_pipeline.ts";
+import { IPAdapterMixin } from "./ip_adapter_mixin.ts";
 import { type OutdatedField, updateOldConfigs } from "./old_configs.ts";
 import { type CheckedPictures, checkSafetyParts, run_safety_checker } from "./safety_checker.ts";
 
@@ -26,9 +28,10 @@ export interface StableDiffusionParts {
   readonly scheduler: Scheduler;
   /** Blackens what it takes for unsafe. */
   readonly safety_checker?: StableDiffusionSafetyChecker | null;
-  /** Prepares pictures for the safety checker. */
+  /** Prepares pictures for the safety checker and the image encoder. */
   readonly feature_extractor?: CLIPImageProcessor | null;
-  readonly image_encoder?: null;
+  /** What IP-Adapters see pictures through. */
+  readonly image_encoder?: CLIPVisionModelWithProjection | null;
   /** Warn when there is no safety checker. Default true. */
   readonly requires_safety_checker?: boolean;
 }
@@ -37,7 +40,6 @@ export interface StableDiffusionBase {
   text_encoder: CLIPTextModel;
   tokenizer: CLIPTokenizer;
   safety_checker: StableDiffusionSafetyChecker | null;
-  feature_extractor: CLIPImageProcessor | null;
 }
 
 /** What {@link StableDiffusionBase.finish} has to know of a call. */
@@ -52,7 +54,7 @@ export interface FinishOptions extends DescribeOptions {
  * What the pipelines of Stable Diffusion 1.x and 2.x have in common: their components, the text, and the way from latents to
  * checked pictures.
  */
-export abstract class StableDiffusionBase extends GuidedPipeline {
+export abstract class StableDiffusionBase extends IPAdapterMixin {
   static override readonly name: string = "StableDiffusionBase";
   static override readonly component_names: readonly string[] = [
     "vae",
@@ -74,17 +76,19 @@ export abstract class StableDiffusionBase extends GuidedPipeline {
   /** The config values of early checkpoints that are put right. */
   static readonly outdated_fields: readonly OutdatedField[] = ["steps_offset", "clip_sample", "sample_size"];
   static override readonly single_file_kinds: readonly SingleFileKind[] = ["v1", "v2"];
+  /** Whether `requires_safety_checker` is kept in the config: not by all classes of Diffusers. */
+  static readonly keeps_safety_requirement: boolean = true;
 
   constructor(parts: StableDiffusionParts) {
     super(parts);
     const { vae, text_encoder, tokenizer, unet, scheduler, requires_safety_checker = true } = parts;
-    const { safety_checker = null, feature_extractor = null } = parts;
+    const { safety_checker = null, feature_extractor = null, image_encoder = null } = parts;
     updateOldConfigs(scheduler, unet, new.target.outdated_fields);
     checkSafetyParts(safety_checker, feature_extractor, requires_safety_checker);
     const modules = { vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor };
     const { component_names } = this.constructor as unknown as PipelineClass;
-    this.register_modules(component_names.includes("image_encoder") ? { ...modules, image_encoder: null } : modules);
-    this.register_to_config({ requires_safety_checker });
+    this.register_modules(component_names.includes("image_encoder") ? { ...modules, image_encoder } : modules);
+    if (new.target.keeps_safety_requirement) this.register_to_config({ requires_safety_checker });
   }
 
   /** Encodes prompts, for `prompt_embeds` and `negative_prompt_embeds`. */
@@ -157,7 +161,7 @@ export abstract class StableDiffusionBase extends GuidedPipeline {
  * @param shown which of `tensors` it is shown
  * @returns the tensors, those that it gave back in place of its own
  */
-export async function afterStep<T extends Readonly<Record<string, Tensor | undefined>>>(
+export async function afterStep<T extends Readonly<Record<string, Tensor | readonly Tensor[] | undefined>>>(
   callback: (tensors: Partial<T>) => unknown,
   shown: readonly (keyof T & string)[],
   tensors: T,
@@ -165,9 +169,9 @@ export async function afterStep<T extends Readonly<Record<string, Tensor | undef
   const selected = Object.fromEntries(shown.map((name) => [name, tensors[name]])) as Partial<T>;
   const returned = ((await callback(selected)) ?? {}) as Record<string, Tensor>;
   return Object.fromEntries(
-    Object.entries(tensors).map(([name, tensor]) => [
-      name,
-      tensor === undefined ? undefined : replaced(returned, name, tensor),
-    ]),
+    Object.entries(tensors).map(([name, tensor]) => {
+      if (tensor === undefined) return [name, undefined];
+      return [name, tensor instanceof Tensor ? replaced(returned, name, tensor) : replacedList(returned, name, tensor)];
+    }),
   ) as T;
 }

@@ -23,7 +23,9 @@ export const xlCallbackTensors: readonly (keyof XLCallbackTensors)[] = [
 ];
 
 /** What pipelines of Stable Diffusion XL are called with, besides what each has of its own. */
-export interface XLPromptedOptions<Pipeline> extends PromptedOptions<Pipeline, XLCallbackTensors>, MicroConditioning {
+export interface XLPromptedOptions<Pipeline, Tensors = XLCallbackTensors>
+  extends PromptedOptions<Pipeline, Tensors>,
+    MicroConditioning {
   /** What the second text encoder reads. Default: `prompt`. */
   readonly prompt_2?: Prompt | null;
   /** What should not be in the picture. Default: zeros for the text, where the checkpoint says so, or the empty text. */
@@ -63,9 +65,15 @@ export const xlPromptedOptionNames: readonly (keyof XLPromptedOptions<never>)[] 
  * What is wrong with the options that pipelines of Stable Diffusion XL have in common.
  *
  * @param textWidth the width of the embeddings that the UNet takes
+ * @param allowed the tensors that a callback may be shown
  * @see Diffusers `StableDiffusionXLPipeline.check_inputs`
  */
-export function checkXLPromptInputs(className: string, options: XLPromptedOptions<never>, textWidth: number): void {
+export function checkXLPromptInputs(
+  className: string,
+  options: XLPromptedOptions<never, Record<string, Tensor>>,
+  textWidth: number,
+  allowed: readonly string[] = xlCallbackTensors,
+): void {
   for (const [second, embeds] of [
     ["prompt_2", "prompt_embeds"],
     ["negative_prompt_2", "negative_prompt_embeds"],
@@ -74,7 +82,7 @@ export function checkXLPromptInputs(className: string, options: XLPromptedOption
     if (options[second] == null || options[embeds] == null) continue;
     throw new ValueError(`\`${second}\` and \`${embeds}\` were both given: pass one of them.`, { field: embeds });
   }
-  checkPromptInputs(className, options, textWidth, xlCallbackTensors);
+  checkPromptInputs(className, options, textWidth, allowed);
   for (const [embeds, pooled] of [
     ["prompt_embeds", "pooled_prompt_embeds"],
     ["negative_prompt_embeds", "negative_pooled_prompt_embeds"],

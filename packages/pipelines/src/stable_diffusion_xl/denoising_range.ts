@@ -1,5 +1,23 @@
-import type { Scheduler } from "@diffusers-web/core";
+import { type Scheduler, ValueError } from "@diffusers-web/core";
+import { checkShare } from "../checks.ts";
 import { roundHalfEven } from "../image_transforms.ts";
+
+/** The part of the denoising that a run does, as shares of all of it. */
+export interface DenoisingRange {
+  readonly denoising_start?: number | null;
+  readonly denoising_end?: number | null;
+}
+
+/** @throws ValueError for what is no share, and for a start that does not lie before the end. */
+export function checkDenoisingRange({ denoising_start, denoising_end }: DenoisingRange): void {
+  if (denoising_start != null) checkShare("denoising_start", denoising_start);
+  if (denoising_end != null) checkShare("denoising_end", denoising_end);
+  if (!isPartial(denoising_start) || !isPartial(denoising_end) || denoising_start < denoising_end) return;
+  throw new ValueError(
+    `\`denoising_start\` is ${denoising_start}, but has to be below \`denoising_end\`, ${denoising_end}.`,
+    { field: "denoising_start", found: String(denoising_start), expected: `below ${denoising_end}` },
+  );
+}
 
 /** The training's timestep at which so large a share of the denoising is done. */
 export function timestepAt(scheduler: Scheduler, share: number): number {
@@ -27,6 +45,15 @@ export function timestepsFrom(scheduler: Scheduler, timesteps: number[], denoisi
   const begin = timesteps.length - count;
   scheduler.set_begin_index?.(begin);
   return timesteps.slice(begin);
+}
+
+/** @throws ValueError when a run has no timestep after `denoising_start`. */
+export function checkRangeLeft(timesteps: readonly number[], denoising_start: number): void {
+  if (timesteps.length > 0) return;
+  throw new ValueError(
+    `\`denoising_start\` ${denoising_start} leaves no timestep to run: lower it, or raise num_inference_steps.`,
+    { field: "denoising_start", found: String(denoising_start), expected: "a share with timesteps after it" },
+  );
 }
 
 /**

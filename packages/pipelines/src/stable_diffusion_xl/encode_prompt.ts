@@ -1,6 +1,17 @@
 import { Tensor, ValueError } from "@diffusers-web/core";
 import type { CLIPTextModel, CLIPTextModelWithProjection } from "@diffusers-web/models";
-import { checkBatch, type EncodePromptOptions, modelMaxLength, type Prompt, warnOfTruncation } from "../prompt.ts";
+import { maybe_convert_prompt } from "../loaders/multi_vector_tokens.ts";
+import {
+  checkAlike,
+  checkBatch,
+  type EncodePromptOptions,
+  type LoraScale,
+  lengthOf,
+  loraScaleOf,
+  type Prompt,
+  warnOfTruncation,
+} from "../prompt.ts";
+import { type EncodedText, hasSyntax, modelMaxLength, type PromptJob } from "../prompt_syntax.ts";
 import type { CLIPTokenizer, TokenizerOutput } from "../tokenization_clip.ts";
 
 /** What {@link encode_prompt} takes. */
@@ -42,11 +53,6 @@ interface Encoder {
   readonly text_encoder: CLIPTextModel | CLIPTextModelWithProjection;
 }
 
-interface Encoded {
-  readonly embeds: Tensor;
-  readonly pooled: Tensor | undefined;
-}
-
 /**
  * Encodes prompts for a UNet of Stable Diffusion XL, each once, and repeats the result for each picture: the last layer but one
  * of each text encoder, without its final normalisation, side by side; and the pooled output of the second.
@@ -66,20 +72,57 @@ export async function encode_prompt(
   let negative_prompt_embeds = options.negative_prompt_embeds ?? undefined;
   let negative_pooled_prompt_embeds = options.negative_pooled_prompt_embeds ?? undefined;
   const prompts = listOf(prompt);
+  const lora_scale = loraScaleOf(options);
   const batch_size = prompts?.length ?? prompt_embeds!.dims[0]!;
+  const needsNegative = do_classifier_free_guidance && negative_prompt_embeds === undefined;
+  const isZero = needsNegative && negative_prompt == null && force_zeros;
 
+  if (hasSyntax(options)) {
+    const job = (
+      { tokenizer, text_encoder }: Encoder,
+      texts: readonly string[],
+      field: string,
+      skip: number,
+    ): PromptJob => {
+      checkBatch(field, texts.length, batch_size);
+      const encode = (input: TokenizerOutput): Promise<EncodedText> =>
+        encodeText(text_encoder, input, skip, lora_scale);
+      return { tokenizer, texts: maybe_convert_prompt(texts, tokenizer), encode };
+    };
+    const positive = prompt_embeds === undefined ? encodersOf(parts, "prompt") : [];
+    const negative = needsNegative && !isZero ? encodersOf(parts, "negative_prompt") : [];
+    const texts = [prompts, listOf(orElse(options.prompt_2, prompt))];
+    const negatives = negativeTexts(options, batch_size);
+    const jobs = [
+      ...positive.map((one, i) => job(one, texts[i]!, i === 0 ? "prompt" : "prompt_2", clip_skip ?? 0)),
+      ...negative.map((one, i) => job(one, negatives[i]!, i === 0 ? "negative_prompt" : "negative_prompt_2", 0)),
+    ];
+    const { encodeChunks } = await import("../prompt_weighting.ts");
+    const encoded = await encodeChunks(jobs, options, lengthOf(prompt_embeds ?? negative_prompt_embeds));
+    const [ofPrompt, ofNegative] = [encoded.slice(0, positive.length), encoded.slice(positive.length)];
+    if (ofPrompt.length > 0) {
+      prompt_embeds = sideBySide(ofPrompt);
+      pooled_prompt_embeds ??= pooledOf(ofPrompt);
+    }
+    if (ofNegative.length > 0) {
+      negative_prompt_embeds = sideBySide(ofNegative);
+      negative_pooled_prompt_embeds ??= pooledOf(ofNegative);
+    }
+  }
   if (prompt_embeds === undefined) {
     const texts = [prompts!, listOf(orElse(options.prompt_2, prompt))!];
-    const encoded: Encoded[] = [];
+    const encoded: EncodedText[] = [];
     for (const [i, { tokenizer, text_encoder }] of encodersOf(parts, "prompt").entries()) {
       checkBatch(i === 0 ? "prompt" : "prompt_2", texts[i]!.length, batch_size);
-      const text_inputs = tokenizer(texts[i]!, {
+      // textual inversion: process multi-vector tokens if necessary
+      const converted = maybe_convert_prompt(texts[i]!, tokenizer);
+      const text_inputs = tokenizer(converted, {
         padding: "max_length",
         max_length: modelMaxLength(tokenizer),
         truncation: true,
       });
-      warnOfTruncation(tokenizer, texts[i]!, text_inputs.input_ids);
-      encoded.push(await encodeText(text_encoder, text_inputs, clip_skip ?? 0));
+      warnOfTruncation(tokenizer, converted, text_inputs.input_ids);
+      encoded.push(await encodeText(text_encoder, text_inputs, clip_skip ?? 0, lora_scale));
     }
     prompt_embeds = sideBySide(encoded);
     pooled_prompt_embeds ??= pooledOf(encoded);
@@ -87,23 +130,20 @@ export async function encode_prompt(
   if (pooled_prompt_embeds === undefined) throw noPooled("pooled_prompt_embeds");
 
   // unconditional embeddings for classifier free guidance
-  if (do_classifier_free_guidance && negative_prompt_embeds === undefined && negative_prompt == null && force_zeros) {
+  if (isZero) {
     negative_prompt_embeds = Tensor.zeros(prompt_embeds.dims);
     negative_pooled_prompt_embeds = Tensor.zeros(pooled_prompt_embeds.dims);
   } else if (do_classifier_free_guidance && negative_prompt_embeds === undefined) {
-    const first = orElse(negative_prompt, "");
-    const filled = (text: Prompt): readonly string[] =>
-      typeof text === "string" ? new Array<string>(batch_size).fill(text) : text;
-    const texts = [filled(first), filled(orElse(options.negative_prompt_2, first))];
-    const encoded: Encoded[] = [];
+    const texts = negativeTexts(options, batch_size);
+    const encoded: EncodedText[] = [];
     for (const [i, { tokenizer, text_encoder }] of encodersOf(parts, "negative_prompt").entries()) {
       checkBatch(i === 0 ? "negative_prompt" : "negative_prompt_2", texts[i]!.length, batch_size);
-      const uncond_input = tokenizer(texts[i]!, {
+      const uncond_input = tokenizer(maybe_convert_prompt(texts[i]!, tokenizer), {
         padding: "max_length",
         max_length: prompt_embeds.dims[1]!,
         truncation: true,
       });
-      encoded.push(await encodeText(text_encoder, uncond_input, 0));
+      encoded.push(await encodeText(text_encoder, uncond_input, 0, lora_scale));
     }
     negative_prompt_embeds = sideBySide(encoded);
     negative_pooled_prompt_embeds ??= pooledOf(encoded);
@@ -113,6 +153,7 @@ export async function encode_prompt(
   if (do_classifier_free_guidance) {
     if (negative_pooled_prompt_embeds === undefined) throw noPooled("negative_pooled_prompt_embeds");
     checkBatch("negative_prompt_embeds", negative_prompt_embeds!.dims[0]!, batch_size);
+    checkAlike(prompt_embeds, negative_prompt_embeds!);
     checkBatch("negative_pooled_prompt_embeds", negative_pooled_prompt_embeds.dims[0]!, batch_size);
   }
   const repeat = (embeds: Tensor): Tensor =>
@@ -125,6 +166,17 @@ export async function encode_prompt(
     pooled_prompt_embeds: repeat(pooled_prompt_embeds),
     negative_pooled_prompt_embeds: negative(negative_pooled_prompt_embeds),
   };
+}
+
+/** What each text encoder reads as the negative prompt. */
+function negativeTexts(
+  { negative_prompt, negative_prompt_2 }: EncodePromptXLOptions,
+  batch_size: number,
+): readonly (readonly string[])[] {
+  const first = orElse(negative_prompt, "");
+  const filled = (text: Prompt): readonly string[] =>
+    typeof text === "string" ? new Array<string>(batch_size).fill(text) : text;
+  return [filled(first), filled(orElse(negative_prompt_2, first))];
 }
 
 /** The one text encoder of a refiner, which reads the (first) prompt, or both. */
@@ -157,8 +209,9 @@ async function encodeText(
   text_encoder: Encoder["text_encoder"],
   { input_ids }: TokenizerOutput,
   clip_skip: number,
-): Promise<Encoded> {
-  const output = await text_encoder(input_ids);
+  lora_scale: LoraScale,
+): Promise<EncodedText> {
+  const output = await text_encoder(input_ids, lora_scale);
   const embeds = output.hidden_states.at(-(clip_skip + 2));
   if (embeds !== undefined) return { embeds, pooled: "text_embeds" in output ? output.text_embeds : undefined };
   const layers = text_encoder.config.num_hidden_layers;
@@ -169,7 +222,7 @@ async function encodeText(
 }
 
 /** @throws ValueError when the encoders read texts of different lengths. */
-function sideBySide(encoded: readonly Encoded[]): Tensor {
+function sideBySide(encoded: readonly EncodedText[]): Tensor {
   const lengths = encoded.map(({ embeds }) => embeds.dims[1]!);
   if (lengths.every((length) => length === lengths[0])) {
     return Tensor.cat(
@@ -185,7 +238,7 @@ function sideBySide(encoded: readonly Encoded[]): Tensor {
 }
 
 /** Of the first encoder that has a projection. */
-function pooledOf(encoded: readonly Encoded[]): Tensor | undefined {
+function pooledOf(encoded: readonly EncodedText[]): Tensor | undefined {
   return encoded.find(({ pooled }) => pooled !== undefined)?.pooled;
 }
 

@@ -92,6 +92,45 @@ export function wrongWidth({ expected, passed }: AddedWidths, advice: string): V
   );
 }
 
+/**
+ * What a UNet of the base model is told of a picture's past, and of one that it should not be like.
+ *
+ * @param height of the pictures that are drawn
+ * @param width of the pictures that are drawn
+ * @throws ValueError for a UNet that expects another number of them.
+ * @see Diffusers `StableDiffusionXLPipeline._get_add_time_ids`
+ */
+export function textTimeIds(
+  { unet, text_encoder_2 }: TimeIdParts,
+  options: MicroConditioning & { readonly pooled_prompt_embeds?: Tensor | null },
+  height: number,
+  width: number,
+): [number[], number[]] {
+  const { crops_coords_top_left = [0, 0], negative_crops_coords_top_left = [0, 0] } = options;
+  const { original_size, target_size, negative_original_size, negative_target_size } = options;
+  const size = [height, width];
+  const ids = [...(original_size ?? size), ...crops_coords_top_left, ...(target_size ?? size)];
+  const textWidth = projectionDim(text_encoder_2, options.pooled_prompt_embeds);
+  if (textWidth !== undefined) {
+    const widths = addedWidths(unet, ids.length, textWidth);
+    if (widths.expected !== widths.passed) {
+      throw wrongWidth(
+        widths,
+        "A refiner belongs to StableDiffusionXLImg2ImgPipeline; else see the UNet's `addition_time_embed_dim` and the " +
+          "`projection_dim` of text_encoder_2.",
+      );
+    }
+  }
+  if (negative_original_size == null || negative_target_size == null) return [ids, ids];
+  return [ids, [...negative_original_size, ...negative_crops_coords_top_left, ...negative_target_size]];
+}
+
+/** What of a pipeline tells how wide the numbers may be. */
+export interface TimeIdParts {
+  readonly unet: UNet2DConditionModel;
+  readonly text_encoder_2: CLIPTextModelWithProjection | null;
+}
+
 /** Numbers for each picture of a batch, `[rows, numbers]`. */
 export function timeIds(rows: readonly (readonly number[])[]): Tensor {
   return new Tensor("float32", rows.flat(), [rows.length, rows[0]!.length]);

@@ -3,7 +3,6 @@ import type { SingleFileKind } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
 import { checkTensor } from "../checks.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
-import { checkDivisible } from "../stable_diffusion/call_options.ts";
 import { callParameters } from "../stable_diffusion/call_parameters.ts";
 import { afterStep } from "../stable_diffusion/stable_diffusion_base.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
@@ -15,7 +14,7 @@ import {
   xlPromptedOptionNames,
 } from "./call_options.ts";
 import { timestepsUntil } from "./denoising_range.ts";
-import { addedWidths, type MicroConditioning, projectionDim, timeIds, wrongWidth } from "./micro_conditioning.ts";
+import { textTimeIds, timeIds } from "./micro_conditioning.ts";
 import { StableDiffusionXLBase } from "./stable_diffusion_xl_base.ts";
 
 /** What a {@link StableDiffusionXLPipeline} is called with. */
@@ -68,16 +67,17 @@ export class StableDiffusionXLPipeline extends StableDiffusionXLBase {
     checkOptions("StableDiffusionXLPipeline", options, optionNames);
     const [height, width] = this.sizeOf(options);
     checkXLPromptInputs("StableDiffusionXLPipeline", options, unet.config.cross_attention_dim as number);
-    const [time_ids, negative_time_ids] = this.addTimeIds(options, height, width);
+    const [time_ids, negative_time_ids] = textTimeIds(this, options, height, width);
     this._guidance_scale = guidance_scale;
     const { do_classifier_free_guidance } = this;
 
     // 2. call parameters
     const { batch, generator } = callParameters(options);
 
-    // 3. the text
+    // 3. the text, and what IP-Adapters see
     const encoded = await this.encode_prompt(prompt ?? null, { ...options, do_classifier_free_guidance });
     let { prompt_embeds, pooled_prompt_embeds: add_text_embeds } = encoded;
+    const image_conditions = await this.imageConditions(options, batch);
     await nextTask(signal);
 
     // 4. timesteps
@@ -113,9 +113,9 @@ export class StableDiffusionXLPipeline extends StableDiffusionXLBase {
     scheduler.set_begin_index?.(0);
 
     // 9. denoising loop
-    for (const [i, t] of timesteps.entries()) {
+    for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
-      const added_cond_kwargs = { text_embeds: add_text_embeds, time_ids: add_time_ids };
+      const added_cond_kwargs = { text_embeds: add_text_embeds, time_ids: add_time_ids, ...image_conditions };
       const conditions = { timestep_cond, added_cond_kwargs, guidance_rescale };
       const noise_pred = await this.predictNoise(latents, t, prompt_embeds, conditions);
 
@@ -133,40 +133,5 @@ export class StableDiffusionXLPipeline extends StableDiffusionXLBase {
       await nextTask(signal);
     }
     return this.finish(latents, num_inference_steps, { ...options, generator, described: {}, isSeeded: given == null });
-  }
-
-  /** Height and width in pixels. */
-  private sizeOf({ height, width }: StableDiffusionXLOptions): [number, number] {
-    const [rows, columns] = height && width ? [height, width] : this.defaultSize();
-    const size: [number, number] = [height || rows, width || columns];
-    checkDivisible("height", size[0]);
-    checkDivisible("width", size[1]);
-    return size;
-  }
-
-  /**
-   * What the UNet is told of a picture's past, and of one that it should not be like.
-   *
-   * @throws ValueError for a UNet that expects another number of them.
-   * @see Diffusers `StableDiffusionXLPipeline._get_add_time_ids`
-   */
-  private addTimeIds(options: StableDiffusionXLOptions, height: number, width: number): [number[], number[]] {
-    const { crops_coords_top_left = [0, 0], negative_crops_coords_top_left = [0, 0] } = options;
-    const { original_size, target_size, negative_original_size, negative_target_size }: MicroConditioning = options;
-    const size = [height, width];
-    const ids = [...(original_size ?? size), ...crops_coords_top_left, ...(target_size ?? size)];
-    const textWidth = projectionDim(this.text_encoder_2, options.pooled_prompt_embeds);
-    if (textWidth !== undefined) {
-      const widths = addedWidths(this.unet, ids.length, textWidth);
-      if (widths.expected !== widths.passed) {
-        throw wrongWidth(
-          widths,
-          "A refiner belongs to StableDiffusionXLImg2ImgPipeline; else see the UNet's `addition_time_embed_dim` and the " +
-            "`projection_dim` of text_encoder_2.",
-        );
-      }
-    }
-    if (negative_original_size == null || negative_target_size == null) return [ids, ids];
-    return [ids, [...negative_original_size, ...negative_crops_coords_top_left, ...negative_target_size]];
   }
 }

@@ -1,21 +1,20 @@
-import { checkOptions, type RawImage, randn_tensor, Tensor, ValueError } from "@diffusers-web/core";
+import { checkOptions, type RawImage, randn_tensor, Tensor } from "@diffusers-web/core";
 import type { SingleFileKind } from "@diffusers-web/models";
 import { nextTask } from "../calls.ts";
-import { checkNumber, checkShare, checkTensor } from "../checks.ts";
 import type { PromptPipelineCall, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
 import { callParameters } from "../stable_diffusion/call_parameters.ts";
 import {
   addNoise,
-  checkRepeatable,
   checkStepsLeft,
   checkStrength,
   get_timesteps,
   type ImageInput,
   initLatents,
-  readImage,
+  readStart,
 } from "../stable_diffusion/image_latents.ts";
 import { afterStep } from "../stable_diffusion/stable_diffusion_base.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
+import { checkScores, type ScoredConditioning, scoredTimeIds, scoreNames } from "./aesthetic_scores.ts";
 import {
   checkXLPromptInputs,
   type XLCallbackTensors,
@@ -23,8 +22,8 @@ import {
   xlCallbackTensors,
   xlPromptedOptionNames,
 } from "./call_options.ts";
-import { isPartial, timestepsFrom, timestepsUntil } from "./denoising_range.ts";
-import { addedWidths, type Pair, projectionDim, timeIds, wrongWidth } from "./micro_conditioning.ts";
+import { checkDenoisingRange, isPartial, timestepsFrom, timestepsUntil } from "./denoising_range.ts";
+import { timeIds } from "./micro_conditioning.ts";
 import { StableDiffusionXLBase, type StableDiffusionXLParts } from "./stable_diffusion_xl_base.ts";
 
 /** What a {@link StableDiffusionXLImg2ImgPipeline} is built of. */
@@ -34,7 +33,9 @@ export interface StableDiffusionXLImg2ImgParts extends StableDiffusionXLParts {
 }
 
 /** What a {@link StableDiffusionXLImg2ImgPipeline} is called with. */
-export interface StableDiffusionXLImg2ImgOptions extends XLPromptedOptions<StableDiffusionXLImg2ImgPipeline> {
+export interface StableDiffusionXLImg2ImgOptions
+  extends Omit<XLPromptedOptions<StableDiffusionXLImg2ImgPipeline>, keyof ScoredConditioning>,
+    ScoredConditioning {
   /**
    * The picture to start from, or one for each picture of the batch; fewer are repeated. Brought to a multiple of 8 in size, a
    * list to the size of its first. A tensor is `[batch, 3, height, width]` in 0..1; one of 4 channels is taken for latents,
@@ -53,26 +54,15 @@ export interface StableDiffusionXLImg2ImgOptions extends XLPromptedOptions<Stabl
   readonly denoising_start?: number | null;
   /** What to begin with, `[batch, 4, height / 8, width / 8]`, with its noise; `image` is not looked at then. */
   readonly latents?: Tensor | null;
-  /** How well people like the picture, as its refiner was told in training: around 6. Default 6. */
-  readonly aesthetic_score?: number;
-  /** The same of the picture that it should not be like. Default 2.5. */
-  readonly negative_aesthetic_score?: number;
-  /** Of the picture that it should not be like. Default: as `original_size`. */
-  readonly negative_original_size?: Pair | null;
-  /** Of the picture that it should not be like: used with aesthetic scores only. Default `[0, 0]`. */
-  readonly negative_crops_coords_top_left?: Pair;
-  /** Of the picture that it should not be like. Default: as `target_size`. */
-  readonly negative_target_size?: Pair | null;
 }
 
 const optionNames: readonly (keyof StableDiffusionXLImg2ImgOptions)[] = [
   ...xlPromptedOptionNames,
+  ...scoreNames,
   "image",
   "strength",
   "denoising_start",
   "latents",
-  "aesthetic_score",
-  "negative_aesthetic_score",
 ];
 
 export interface StableDiffusionXLImg2ImgPipeline extends PromptPipelineCall<StableDiffusionXLImg2ImgOptions> {}
@@ -120,18 +110,21 @@ export class StableDiffusionXLImg2ImgPipeline extends StableDiffusionXLBase {
     checkOptions("StableDiffusionXLImg2ImgPipeline", options, optionNames);
     checkStrength(strength);
     checkXLPromptInputs("StableDiffusionXLImg2ImgPipeline", options, unet.config.cross_attention_dim as number);
-    this.checkRange(options);
-    this.checkAddedWidth(options);
+    checkDenoisingRange(options);
+    checkScores(this, options);
     this._guidance_scale = guidance_scale;
     const { do_classifier_free_guidance } = this;
 
     // 2. call parameters
     const { batch, generator } = callParameters(options);
-    const { given, image } = await this.startOf(options, batch);
+    const { given, image } = await readStart(this, options, batch);
+    if (image !== undefined && image.dims[1] !== this.image_processor.config.vae_latent_channels)
+      this.checkParts(["vae"]);
 
-    // 3. the text
+    // 3. the text, and what IP-Adapters see
     const encoded = await this.encode_prompt(prompt ?? null, { ...options, do_classifier_free_guidance });
     let { prompt_embeds, pooled_prompt_embeds: add_text_embeds } = encoded;
+    const image_conditions = await this.imageConditions(options, batch);
     await nextTask(signal);
 
     // 4. timesteps
@@ -154,7 +147,7 @@ export class StableDiffusionXLImg2ImgPipeline extends StableDiffusionXLBase {
 
     // 7. what is added to the time embedding
     const [height, width] = latents.dims.slice(2).map((length) => length * this.vae_scale_factor) as [number, number];
-    const [time_ids, negative_time_ids] = this.addTimeIds(options, height, width);
+    const [time_ids, negative_time_ids] = scoredTimeIds(this, options, height, width);
     let rows = new Array<number[]>(batch).fill(time_ids);
     if (do_classifier_free_guidance) {
       prompt_embeds = Tensor.cat([encoded.negative_prompt_embeds!, prompt_embeds]);
@@ -169,9 +162,9 @@ export class StableDiffusionXLImg2ImgPipeline extends StableDiffusionXLBase {
     this._num_timesteps = timesteps.length;
 
     // 9. denoising loop
-    for (const [i, t] of timesteps.entries()) {
+    for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
-      const added_cond_kwargs = { text_embeds: add_text_embeds, time_ids: add_time_ids };
+      const added_cond_kwargs = { text_embeds: add_text_embeds, time_ids: add_time_ids, ...image_conditions };
       const conditions = { timestep_cond, added_cond_kwargs, guidance_rescale };
       const noise_pred = await this.predictNoise(latents, t, prompt_embeds, conditions);
 
@@ -193,76 +186,5 @@ export class StableDiffusionXLImg2ImgPipeline extends StableDiffusionXLBase {
       : { "Denoising strength": strength };
     const isSeeded = given === undefined;
     return this.finish(latents, whole.num_inference_steps, { ...options, generator, described, isSeeded });
-  }
-
-  /** What a run starts from: latents that were given, or a picture that was read. */
-  private async startOf(
-    { latents, image: source }: StableDiffusionXLImg2ImgOptions,
-    batch: number,
-  ): Promise<{ readonly given: Tensor | undefined; readonly image: Tensor | undefined }> {
-    const channels = this.unet.config.in_channels;
-    if (latents != null) {
-      checkTensor("latents", latents, [batch, channels, null, null]);
-      return { given: latents, image: undefined };
-    }
-    const image = await readImage(this.image_processor, this.vae, source);
-    checkRepeatable("image", image, batch);
-    if (image.dims[1] !== this.image_processor.config.vae_latent_channels) this.checkParts(["vae"]);
-    return { given: undefined, image };
-  }
-
-  private checkRange({ denoising_start, denoising_end }: StableDiffusionXLImg2ImgOptions): void {
-    if (denoising_start != null) checkShare("denoising_start", denoising_start);
-    if (!isPartial(denoising_start) || !isPartial(denoising_end) || denoising_start < denoising_end) return;
-    throw new ValueError(
-      `\`denoising_start\` is ${denoising_start}, but has to be below \`denoising_end\`, ${denoising_end}.`,
-      { field: "denoising_start", found: String(denoising_start), expected: `below ${denoising_end}` },
-    );
-  }
-
-  private get requiresScores(): boolean {
-    return this.config["requires_aesthetics_score"] === true;
-  }
-
-  /** @throws ValueError for a UNet that expects another number of time ids. */
-  private checkAddedWidth(options: StableDiffusionXLImg2ImgOptions): void {
-    checkNumber("aesthetic_score", options.aesthetic_score ?? 6);
-    checkNumber("negative_aesthetic_score", options.negative_aesthetic_score ?? 2.5);
-    const textWidth = projectionDim(this.text_encoder_2, options.pooled_prompt_embeds);
-    if (textWidth === undefined) return;
-    const widths = addedWidths(this.unet, this.requiresScores ? 5 : 6, textWidth);
-    if (widths.expected === widths.passed) return;
-    const missing = widths.expected - widths.passed;
-    const isScores = missing === (this.requiresScores ? widths.each : -widths.each);
-    const advice = isScores
-      ? "Set the scores right: pipeline.register_to_config({ requires_aesthetics_score: " +
-        `${!this.requiresScores} }), or the option of from_pretrained. The refiner has them, and base models have not.`
-      : "See the UNet's `addition_time_embed_dim` and the `projection_dim` of text_encoder_2.";
-    throw wrongWidth(widths, advice);
-  }
-
-  /**
-   * What the UNet is told of a picture's past, and of one that it should not be like.
-   *
-   * @see Diffusers `StableDiffusionXLImg2ImgPipeline._get_add_time_ids`
-   */
-  private addTimeIds(options: StableDiffusionXLImg2ImgOptions, height: number, width: number): [number[], number[]] {
-    const { crops_coords_top_left = [0, 0], negative_crops_coords_top_left = [0, 0] } = options;
-    const { aesthetic_score = 6, negative_aesthetic_score = 2.5 } = options;
-    const original_size = options.original_size ?? [height, width];
-    const target_size = options.target_size ?? [height, width];
-    const negative_original_size = options.negative_original_size ?? original_size;
-    const negative_target_size = options.negative_target_size ?? target_size;
-    if (this.requiresScores) {
-      return [
-        [...original_size, ...crops_coords_top_left, aesthetic_score],
-        [...negative_original_size, ...negative_crops_coords_top_left, negative_aesthetic_score],
-      ];
-    }
-    return [
-      [...original_size, ...crops_coords_top_left, ...target_size],
-      // Diffusers takes the same crop for both.
-      [...negative_original_size, ...crops_coords_top_left, ...negative_target_size],
-    ];
   }
 }

@@ -3,12 +3,17 @@ import type {
   Autoencoder,
   CLIPTextModel,
   CLIPTextModelWithProjection,
+  CLIPVisionModelWithProjection,
   UNet2DConditionModel,
 } from "@diffusers-web/models";
 import type { CLIPImageProcessor } from "../image_processing_clip.ts";
+import type { LoraComponent } from "../loaders/lora_base.ts";
 import type { OutputType, StableDiffusionPipelineOutput } from "../pipeline_output.ts";
+import type { PipelineClass } from "../pipeline_utils.ts";
 import type { Prompt } from "../prompt.ts";
-import { type DescribeOptions, GuidedPipeline } from "../stable_diffusion/guided_pipeline.ts";
+import { checkDivisible } from "../stable_diffusion/call_options.ts";
+import type { DescribeOptions } from "../stable_diffusion/guided_pipeline.ts";
+import { IPAdapterMixin } from "../stable_diffusion/ip_adapter_mixin.ts";
 import type { CLIPTokenizer } from "../tokenization_clip.ts";
 import { type EncodePromptXLOptions, encode_prompt, type PromptXLEmbeddings } from "./encode_prompt.ts";
 
@@ -22,7 +27,9 @@ export interface StableDiffusionXLParts {
   readonly tokenizer_2: CLIPTokenizer | null;
   readonly unet: UNet2DConditionModel;
   readonly scheduler: Scheduler;
-  readonly image_encoder?: null;
+  /** What IP-Adapters see pictures through. */
+  readonly image_encoder?: CLIPVisionModelWithProjection | null;
+  /** Prepares pictures for the image encoder. */
   readonly feature_extractor?: CLIPImageProcessor | null;
   /** Whether a call without a negative prompt is guided away from zeros, not from the empty text. Default true. */
   readonly force_zeros_for_empty_prompt?: boolean;
@@ -39,17 +46,18 @@ export interface StableDiffusionXLBase {
   text_encoder_2: CLIPTextModelWithProjection;
   tokenizer: CLIPTokenizer;
   tokenizer_2: CLIPTokenizer;
-  feature_extractor: CLIPImageProcessor | null;
 }
 
 /** What {@link StableDiffusionXLBase.finish} has to know of a call. */
 export interface FinishXLOptions extends DescribeOptions {
+  /** Whether `latents_mean` and `latents_std` of the autoencoder's config count, where it has them. Default true. */
+  readonly uses_statistics?: boolean;
   readonly output_type?: OutputType | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
 /** What the pipelines of Stable Diffusion XL have in common: their components, the text, and the way from latents to pictures. */
-export abstract class StableDiffusionXLBase extends GuidedPipeline {
+export abstract class StableDiffusionXLBase extends IPAdapterMixin {
   static override readonly name: string = "StableDiffusionXLBase";
   static override readonly component_names: readonly string[] = [
     "vae",
@@ -70,6 +78,7 @@ export abstract class StableDiffusionXLBase extends GuidedPipeline {
     "image_encoder",
     "feature_extractor",
   ];
+  static override readonly lora_loadable_modules: readonly LoraComponent[] = ["unet", "text_encoder", "text_encoder_2"];
   static override readonly init_options: readonly string[] = ["force_zeros_for_empty_prompt", "add_watermarker"];
   static override readonly model_cpu_offload_seq: string | null =
     "text_encoder->text_encoder_2->image_encoder->unet->vae";
@@ -77,7 +86,12 @@ export abstract class StableDiffusionXLBase extends GuidedPipeline {
   constructor(parts: StableDiffusionXLParts) {
     super(parts);
     const { vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler } = parts;
-    const { feature_extractor = null, force_zeros_for_empty_prompt = true, add_watermarker } = parts;
+    const {
+      feature_extractor = null,
+      image_encoder = null,
+      force_zeros_for_empty_prompt = true,
+      add_watermarker,
+    } = parts;
     if (add_watermarker === true) {
       throw new UnsupportedModelError(
         "There is no invisible watermark here: leave `add_watermarker` out, or pass false.",
@@ -90,7 +104,10 @@ export abstract class StableDiffusionXLBase extends GuidedPipeline {
       );
     }
     const texts = { text_encoder, text_encoder_2, tokenizer, tokenizer_2 };
-    this.register_modules({ vae, ...texts, unet, scheduler, image_encoder: null, feature_extractor });
+    const modules = { vae, ...texts, unet, scheduler };
+    const { component_names } = this.constructor as unknown as PipelineClass;
+    const seesPictures = component_names.includes("image_encoder");
+    this.register_modules(seesPictures ? { ...modules, image_encoder, feature_extractor } : modules);
     this.register_to_config({ force_zeros_for_empty_prompt });
   }
 
@@ -103,34 +120,55 @@ export abstract class StableDiffusionXLBase extends GuidedPipeline {
     return encode_prompt(this, { ...options, prompt }, force_zeros);
   }
 
+  /** Height and width in pixels; what is not given is what the model was trained at. */
+  protected sizeOf({
+    height,
+    width,
+  }: {
+    readonly height?: number | null;
+    readonly width?: number | null;
+  }): [number, number] {
+    const [rows, columns] = height && width ? [height, width] : this.defaultSize();
+    const size: [number, number] = [height || rows, width || columns];
+    checkDivisible("height", size[0]);
+    checkDivisible("width", size[1]);
+    return size;
+  }
+
   /** The components without which a call that ends in this type cannot run. */
   protected checkRunParts(output_type: OutputType): void {
     this.checkParts(["unet", "scheduler", ...(output_type === "latent" ? [] : ["vae"])]);
   }
 
-  /** Decodes latents, and writes the call's parameters beside the pictures. */
+  /**
+   * Decodes latents, and writes the call's parameters beside the pictures.
+   *
+   * @param adjust what else becomes of the pictures, such as being laid over the original
+   */
   protected async finish(
     latents: Tensor,
     num_inference_steps: number,
     options: FinishXLOptions,
+    adjust?: (images: RawImage[] | Tensor) => RawImage[] | Tensor,
   ): Promise<StableDiffusionPipelineOutput<Tensor | RawImage[]>> {
-    const { output_type = "image", signal, generator } = options;
+    const { output_type = "image", signal, generator, uses_statistics = true } = options;
     if (output_type === "latent") return { images: latents, nsfw_content_detected: null };
-    const { sample } = await this.vae.decode(unscaled(this.vae, latents), { generator });
+    const { sample } = await this.vae.decode(unscaled(this.vae, latents, uses_statistics), { generator });
     signal?.throwIfAborted();
-    const images = this.image_processor.postprocess(sample, output_type);
+    const drawn = this.image_processor.postprocess(sample, output_type);
+    const images = adjust === undefined ? drawn : adjust(drawn);
     if (!(images instanceof Tensor)) this.describe(images, num_inference_steps, options);
     return { images, nsfw_content_detected: null };
   }
 }
 
 /** Latents as the autoencoder knows them. */
-function unscaled(vae: Autoencoder, latents: Tensor): Tensor {
+function unscaled(vae: Autoencoder, latents: Tensor, uses_statistics: boolean): Tensor {
   const { scaling_factor, latents_mean, latents_std } = vae.config as Autoencoder["config"] & {
     readonly latents_mean?: readonly number[] | null;
     readonly latents_std?: readonly number[] | null;
   };
-  if (latents_mean == null || latents_std == null) return latents.div(scaling_factor);
+  if (!uses_statistics || latents_mean == null || latents_std == null) return latents.div(scaling_factor);
   return latents.mul(channels(latents_std)).div(scaling_factor).add(channels(latents_mean));
 }
 

@@ -63,7 +63,7 @@ export class KarrasVePipeline extends DiffusionPipeline {
       return output.mul(half);
     };
 
-    for (const [i, t] of Array.from(scheduler.timesteps).entries()) {
+    for (const [i, t] of this.progress_bar(scheduler.timesteps, sample)) {
       if (this.interrupt) break;
       const sigma = schedule[t]!;
       const sigma_prev = t > 0 ? schedule[t - 1]! : 0;

@@ -1,0 +1,4 @@
+// The worker script that `{ worker: true }` starts.
+import { serveWorker } from "./host.ts";
+
+serveWorker();

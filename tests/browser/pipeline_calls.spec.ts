@@ -1,0 +1,66 @@
+/**
+ * The calls of tests/fixtures/pipelines on WebGPU (SwiftShader), made as on WASM (tests/pipelines/*.test.ts) and compared with
+ * the same latents and pictures of Diffusers'.
+ */
+import { expect, type Page, test } from "@playwright/test";
+import { runners } from "../pipelines/runners/index.ts";
+import { compare } from "../support/allclose.ts";
+import { fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { expectSamePicture } from "../support/pictures.ts";
+
+// All in one page, which is opened anew after a failure.
+let page: Page;
+test.beforeAll(async ({ browser }) => {
+  page = await browser.newPage();
+  page.on("pageerror", (error) => console.log(String(error)));
+  await page.goto("/tests/browser/harness/pipeline_calls.html");
+  await page.waitForFunction("window.runPipelineCall");
+});
+test.afterAll(() => page.close());
+
+interface Named {
+  readonly name: string;
+}
+const calls = Object.keys(runners).flatMap((stem) => {
+  const fixture = JSON.parse(fixtureText(`pipelines/${stem}.json`)) as { calls: Named[] };
+  return fixture.calls.map(({ name }, i) => ({ stem, name, isThird: i % 3 === 0 }));
+});
+
+// A call of each family; SwiftShader needs most of the time for compiling shaders. Others: PIPELINE_CALLS is `all`, `third` (every
+// third call of each fixture), or a list, with semicolons, of <fixture>, `third:<fixture>` and <fixture>/<name>.
+const some = ["unconditional/ldm 5 steps", "pipelines/sd1 defaults"];
+const asked = process.env["PIPELINE_CALLS"]?.split(";") ?? some;
+const chosen = calls.filter(({ stem, name, isThird }) =>
+  asked.some(
+    (one) =>
+      one === "all" ||
+      [stem, `${stem}/${name}`].includes(one) ||
+      (isThird && (one === "third" || one === `third:${stem}`)),
+  ),
+);
+
+for (const { stem, name } of chosen) {
+  test(`${stem}/${name}`, async () => {
+    test.setTimeout(600_000);
+    const { latents, images, graphs } = await page.evaluate(([set, call]) => window.runPipelineCall(set, call), [
+      stem,
+      name,
+    ] as const);
+    const expected = fixtureTensors(`pipelines/${stem}.safetensors`);
+    const latent = expected[`${name}/latent`] ?? expected[`${name}/last`];
+    const drawn = expected[`${name}/image`];
+    expect(latent ?? drawn, "Python's results").toBeDefined();
+    if (latent !== undefined) {
+      expect(latents.dims).toEqual(latent.dims);
+      const { error, scale } = compare(latents.data, latent.data as Float32Array);
+      if (process.env["PIPELINE_CALLS"])
+        console.log(`${stem}/${name}: ${(error / scale).toExponential(1)}, ${graphs} graphs`);
+      // float32 in another order of summing, over the steps; the issue allows this.
+      expect(error).toBeLessThanOrEqual(1e-3 * scale);
+    }
+    if (drawn !== undefined && images !== undefined) {
+      expect(images.dims).toEqual(drawn.dims);
+      expectSamePicture(images.data, drawn.data as Uint8Array);
+    }
+  });
+}

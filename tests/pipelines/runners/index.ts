@@ -1,0 +1,13 @@
+import type { CallRunner } from "./types.ts";
+
+/** The runner of a fixture set of tests/fixtures/pipelines: a module of this folder. */
+export const runners: Readonly<Record<string, () => Promise<CallRunner>>> = {
+  pipelines: () => import("./pipelines.ts"),
+  img2img: () => import("./img2img.ts"),
+  inpaint: () => import("./inpaint.ts"),
+  depth2img: () => import("./depth2img.ts"),
+  sdxl: () => import("./sdxl.ts"),
+  unconditional: () => import("./unconditional.ts"),
+  lcm: () => import("./lcm.ts"),
+  upscale: () => import("./upscale.ts"),
+};

@@ -1,0 +1,47 @@
+import type { Call, Tensors } from "../../support/calls.ts";
+import type { Pictures } from "../../support/picture_options.ts";
+
+/** Where a fixture set's calls are made. */
+export interface Place {
+  readonly device: "wasm" | "webgpu";
+  /** The address of a file or folder of tests/fixtures. */
+  path(name: string): string;
+}
+
+/** What a script of tests/fixtures/pipelines wrote, as far as the calls need it. */
+export interface FixtureSet {
+  readonly calls: readonly FixtureCall[];
+  /** Names and shapes of weights that are invented. */
+  readonly shapes?: readonly [name: string, shape: number[]][];
+  readonly base?: Record<string, unknown>;
+}
+
+/** A call as it is written down: its pipeline's name has one of several names as well. */
+export interface FixtureCall extends Omit<Call, "checkpoint"> {
+  readonly checkpoint?: string;
+  readonly pipeline?: string;
+  readonly kind?: string | null;
+}
+
+/** What options are made of. */
+export interface Given {
+  /** The fixture's own tensors. */
+  readonly tensors: Tensors;
+  /** Those of tests/fixtures/pipelines/make_inpaint.py. */
+  readonly pictures: Pictures;
+  readonly fixture: FixtureSet;
+}
+
+/** How the calls of a fixture set are made: a module of this folder. */
+export interface CallRunner {
+  /** The pipelines, by the names that calls have for them. */
+  load(place: Place, fixture: FixtureSet): Promise<Record<string, object>>;
+  /** The pipeline of a call; without it, what the call says. */
+  pipelineOf?(call: FixtureCall): string;
+  /** The options of a call; without it, those of support/calls.ts. */
+  options?(call: FixtureCall, given: Given): Record<string, unknown>;
+  /** The tensor of callback_on_step_end that is compared; without it, `latents`. */
+  lastOf?(call: FixtureCall): string;
+  /** What comes before a call, after the scheduler was put in. */
+  prepare?(pipeline: object, call: FixtureCall, place: Place): Promise<void> | void;
+}
