@@ -1,12 +1,5 @@
 /** Depth to pictures on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_depth2img.py. */
-import { cpSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import {
-  type AnyPipeline,
-  DiffusionPipeline,
-  Generator,
-  type ImageInput,
   RawImage,
   type Scheduler,
   type StableDiffusionDepth2ImgOptions,
@@ -19,14 +12,10 @@ import {
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { spreadDepth } from "../../packages/pipelines/src/stable_diffusion/depth_map.ts";
 import { expectClose } from "../support/allclose.ts";
-import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { type Call, optionsOf, pictureOf, seeded, tensorOf } from "../support/calls.ts";
+import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
-
-interface Call {
-  name: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { image: unknown; seed: number | number[] };
-}
+import { load, pipelineOf } from "./runners/depth2img.ts";
 
 const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/depth2img.json")) as {
   calls: Call[];
@@ -35,53 +24,32 @@ const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/depth2img
 };
 const expected = fixtureTensors("pipelines/depth2img.safetensors");
 const given = fixtureTensors("pipelines/img2img.safetensors");
-const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
-const seeded = (seed: number) => new Generator().manual_seed(seed);
-function picture(name: string): RawImage {
-  const { data, dims } = given[`picture/${name}`]!;
-  return new RawImage(data as Uint8Array, dims[1]!, dims[0]!, 3);
-}
+const picture = (name: string): RawImage => pictureOf(given[`picture/${name}`]!);
 /**
  * Rounding differs between engines, and grows over the steps: at most 6.6e-6 of the scale was measured, of 280 calls of chance.
  * The issue allows 1e-3.
  */
 const latentTolerance = 5e-5;
 
-const folder = mkdtempSync(join(tmpdir(), "depth-"));
-let loaded: AnyPipeline;
 let pipeline: StableDiffusionDepth2ImgPipeline;
 let original: Scheduler;
 beforeAll(async () => {
   // Diffusers warns of long prompts as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  cpSync(fixturePath("pipelines/sd1-tiny"), folder, { recursive: true });
-  rmSync(join(folder, "unet"), { recursive: true });
-  cpSync(fixturePath("pipelines/depth-tiny"), folder, { recursive: true });
-  loaded = await DiffusionPipeline.from_pretrained(folder, { device: "wasm" });
-  if (!(loaded instanceof StableDiffusionDepth2ImgPipeline)) throw new Error("another class");
-  pipeline = loaded;
+  pipeline = (await load({ device: "wasm", path: fixturePath }))[pipelineOf()]!;
   original = pipeline.scheduler;
 });
 afterAll(async () => {
   await pipeline.dispose();
-  rmSync(folder, { recursive: true, force: true });
 });
 
 test("prints as in Python", () => {
   pipeline.scheduler = original;
-  expect(`${pipeline}`.replace(folder, "PATH")).toBe(
+  expect(`${pipeline}`.replace(fixturePath("pipelines/depth-tiny"), "PATH")).toBe(
     // Without torchvision, transformers takes another class of the same name in front.
     printed.replace("DPTImageProcessorPil", "DPTImageProcessor"),
   );
 });
-
-/** A picture by name, a list of them, or the tensor that Python drew. */
-function imageOf(image: unknown, name: string): ImageInput {
-  if (typeof image === "string") return picture(image);
-  const list = image as unknown[];
-  if (typeof list[0] === "number") return tensorOf(expected[name]!);
-  return list.map((one, i) => imageOf(one, `${name}/${i}`) as RawImage | Tensor);
-}
 
 describe("calls", () => {
   test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
@@ -89,18 +57,10 @@ describe("calls", () => {
     if (call.scheduler !== null) {
       pipeline.scheduler = schedulerRegistry[call.scheduler.class]!.from_config(original.config, call.scheduler.kwargs);
     }
-    const { seed, image, ...rest } = call.options;
-    for (const key of ["depth_map", "prompt_embeds", "negative_prompt_embeds"]) {
-      if (key in rest) rest[key] = tensorOf(expected[`${name}/given/${key}`]!);
-    }
-    const generator = Array.isArray(seed) ? seed.map(seeded) : seeded(seed);
-
     // The latents that the picture is decoded of are those of the last step.
     let latents: Tensor | undefined;
     const output = await pipeline({
-      ...(rest as StableDiffusionDepth2ImgOptions),
-      image: imageOf(image, `${name}/given/image`),
-      generator,
+      ...(optionsOf(call, { ...given, ...expected }) as StableDiffusionDepth2ImgOptions),
       output_type: "image",
       callback_on_step_end: (_, __, ___, tensors) => {
         latents = tensors.latents;

@@ -47,6 +47,21 @@ test("attention slices give the same picture", async () => {
   expect(() => pipeline.enable_attention_slicing(1000)).toThrow(ValueError);
 });
 
+test("the UNet's batch in parts gives the same picture", async () => {
+  const before = await latents();
+  const runs = vi.fn(async () => undefined);
+  pipeline.unet.before_run = runs;
+  pipeline.enable_unet_slicing(1);
+  expectClose(await latents(), before, 1e-5);
+  // PNDM makes three predictions of two steps, each with the text and without it
+  expect(runs).toHaveBeenCalledTimes(6);
+  pipeline.disable_unet_slicing();
+  expect(await latents()).toEqual(before);
+  expect(runs).toHaveBeenCalledTimes(9);
+  pipeline.unet.before_run = undefined;
+  expect(() => pipeline.enable_unet_slicing(0)).toThrow(ValueError);
+});
+
 test("a UNet without them is refused by name", () => {
   const { unet } = pipeline;
   class FixedUnet {}

@@ -4,8 +4,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   type AnyPipeline,
-  CLIPTextModel,
-  CLIPTokenizer,
   EulerDiscreteScheduler,
   type Generator,
   RawImage,

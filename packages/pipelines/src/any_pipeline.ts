@@ -36,6 +36,7 @@ import type { DiffusionPipeline } from "./pipeline_utils.ts";
 import type { PNDMOptions } from "./pndm/pipeline_pndm.ts";
 import type { ScoreSdeVeOptions } from "./score_sde_ve/pipeline_score_sde_ve.ts";
 import type { StableDiffusionOptions } from "./stable_diffusion/call_options.ts";
+import type { GuidedPipeline } from "./stable_diffusion/guided_pipeline.ts";
 import type { IPAdapterMixin } from "./stable_diffusion/ip_adapter_mixin.ts";
 import type { StableDiffusionDepth2ImgOptions } from "./stable_diffusion/pipeline_stable_diffusion_depth2img.ts";
 import type { StableDiffusionImg2ImgOptions } from "./stable_diffusion/pipeline_stable_diffusion_img2img.ts";
@@ -100,6 +101,7 @@ export interface AnyPipelineOptions
 
 type Switch =
   | ("enable_vae_slicing" | "disable_vae_slicing" | "enable_vae_tiling" | "disable_vae_tiling")
+  | ("enable_unet_slicing" | "disable_unet_slicing")
   | ("enable_attention_slicing" | "disable_attention_slicing" | "enable_freeu" | "disable_freeu");
 
 type ForAdapters =
@@ -119,6 +121,7 @@ type ForWords = "load_textual_inversion" | "unload_textual_inversion" | "maybe_c
 export interface AnyPipeline
   extends DiffusionPipeline,
     Pick<StableDiffusionMixin, Switch>,
+    Pick<GuidedPipeline, "decode_preview" | "preview_decoder">,
     Pick<IPAdapterMixin, ForAdapters>,
     Pick<LoraLoaderMixin, ForLoras>,
     Pick<TextualInversionLoaderMixin, ForWords>,

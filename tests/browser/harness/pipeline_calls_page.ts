@@ -7,7 +7,6 @@ import { runners } from "../../pipelines/runners/index.ts";
 import { LoadedSet } from "../../pipelines/runners/run.ts";
 import type { FixtureSet, Place } from "../../pipelines/runners/types.ts";
 import { type FixtureTensor, parseTensors } from "../../support/fixture_tensors.ts";
-import { picturesOf } from "../../support/picture_options.ts";
 
 /** Values and their shape. */
 interface Values {
@@ -44,7 +43,6 @@ const tensorsOf = async (stem: string): Promise<Record<string, FixtureTensor>> =
 
 let graphs: BuiltGraph[] = [];
 recordGraphs();
-const inpaint = await tensorsOf("inpaint");
 let current: { stem: string; fixture: FixtureSet; set: LoadedSet } | undefined;
 
 async function open(stem: string): Promise<{ fixture: FixtureSet; set: LoadedSet }> {
@@ -52,9 +50,9 @@ async function open(stem: string): Promise<{ fixture: FixtureSet; set: LoadedSet
   await current?.set.dispose();
   current = undefined;
   const fixture = (await (await fetched(`pipelines/${stem}.json`)).json()) as FixtureSet;
-  const tensors = await tensorsOf(stem);
   const runner = await runners[stem]!();
-  const set = await LoadedSet.load(runner, { tensors, pictures: picturesOf(inpaint), fixture }, place);
+  const tensors = { ...(runner.pictures && (await tensorsOf(runner.pictures))), ...(await tensorsOf(stem)) };
+  const set = await LoadedSet.load(runner, { tensors, fixture }, place);
   current = { stem, fixture, set };
   return current;
 }

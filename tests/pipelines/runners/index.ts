@@ -10,4 +10,10 @@ export const runners: Readonly<Record<string, () => Promise<CallRunner>>> = {
   unconditional: () => import("./unconditional.ts"),
   lcm: () => import("./lcm.ts"),
   upscale: () => import("./upscale.ts"),
+  sdxl_inpaint: () => import("./sdxl_inpaint.ts"),
+  pix2pix: () => import("./pix2pix.ts"),
+  image_variation: () => import("./image_variation.ts"),
+  controlnet: () => import("./controlnet.ts"),
+  t2i_adapter: () => import("./t2i_adapter.ts"),
+  pag: () => import("./pag.ts"),
 };

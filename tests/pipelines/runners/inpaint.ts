@@ -4,7 +4,12 @@ import {
   StableDiffusionInpaintPipeline,
   UNet2DConditionModel,
 } from "@diffusers-web/pipelines";
-import { type PictureCall, type PictureCallOptions, pictureOptions } from "../../support/picture_options.ts";
+import {
+  type PictureCall,
+  type PictureCallOptions,
+  pictureOptions,
+  picturesOf,
+} from "../../support/picture_options.ts";
 import { emoji } from "./pipelines.ts";
 import type { FixtureCall, Given, Place } from "./types.ts";
 
@@ -30,8 +35,8 @@ export async function load({ device, path }: Place): Promise<Record<string, Stab
 }
 
 /** Of a fixture set whose pictures are those of make_inpaint.py. */
-export function options(call: FixtureCall, { fixture, pictures }: Given): Record<string, unknown> {
+export function options(call: FixtureCall, { fixture, tensors }: Given): Record<string, unknown> {
   const base = (fixture.base ?? call.options) as PictureCallOptions;
-  const made = pictureOptions(base, call as PictureCall, pictures);
+  const made = pictureOptions(base, call as PictureCall, picturesOf(tensors));
   return { ...made.options, output_type: made.shows ? "image" : "latent" };
 }

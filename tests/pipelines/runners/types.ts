@@ -1,5 +1,4 @@
 import type { Call, Tensors } from "../../support/calls.ts";
-import type { Pictures } from "../../support/picture_options.ts";
 
 /** Where a fixture set's calls are made. */
 export interface Place {
@@ -25,15 +24,15 @@ export interface FixtureCall extends Omit<Call, "checkpoint"> {
 
 /** What options are made of. */
 export interface Given {
-  /** The fixture's own tensors. */
+  /** The fixture's own, and those of the set that its pictures are of. */
   readonly tensors: Tensors;
-  /** Those of tests/fixtures/pipelines/make_inpaint.py. */
-  readonly pictures: Pictures;
   readonly fixture: FixtureSet;
 }
 
 /** How the calls of a fixture set are made: a module of this folder. */
 export interface CallRunner {
+  /** The set that named pictures are of, if it is another one. */
+  readonly pictures?: string;
   /** The pipelines, by the names that calls have for them. */
   load(place: Place, fixture: FixtureSet): Promise<Record<string, object>>;
   /** The pipeline of a call; without it, what the call says. */

@@ -9,6 +9,7 @@ import { groupNorm } from "../layers/norm.ts";
 import { ModelMixin } from "../modeling_utils.ts";
 import { type AddedConditions, imageInput } from "./added_conditioning.ts";
 import { AttentionConditioning, type AttentionOptionsOfCall, attentionOptionNames } from "./attention_conditions.ts";
+import { type BatchSlice, BatchSlices, checkBatchSlice } from "./batch_slices.ts";
 import { blockNamed, upBlocks } from "./blocks/index.ts";
 import { blockOptions, conditionDown, conditionMid, resnetOptions } from "./condition_path.ts";
 import { checkSample, type Dims, dimsOf, type Timestep } from "./inputs.ts";
@@ -84,6 +85,7 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
   private readonly attention: AttentionConditioning;
   private freeu: FreeUFactors | null = null;
   private attentionSlice: AttentionSlice | null = null;
+  private slices: BatchSlices = new BatchSlices(null);
   private selfAttentions: readonly string[] = [];
 
   /** @throws UnsupportedModelError for a config field whose value is not built, naming it. */
@@ -124,13 +126,27 @@ export class UNet2DConditionModel extends ModelMixin<UNet2DConditionModelConfig>
       ...this.attention.feeds(options, options.added_cond_kwargs?.image_embeds, sample),
       ...residualFeeds(options),
     };
-    const dims = dimsOf(feeds);
-    const { freeu, attentionSlice } = this;
-    const shape = { dims, freeu, attentionSlice, perturbed, adapters: this.attention.adapters.version };
-    const build = (g: GraphBuilder): void => this.build(g, dims, { freeu, attentionSlice, perturbed });
-    const session = await this.session("forward", shape, build, options.cross_attention_kwargs?.scale ?? 1);
-    const outputs = await session.run(feeds);
-    return { sample: outputs["out_sample"]! };
+    const run = async (part: Readonly<Record<string, Tensor>>): Promise<Tensor> => {
+      const dims = dimsOf(part);
+      const { freeu, attentionSlice } = this;
+      const shape = { dims, freeu, attentionSlice, perturbed, adapters: this.attention.adapters.version };
+      const build = (g: GraphBuilder): void => this.build(g, dims, { freeu, attentionSlice, perturbed });
+      const session = await this.session("forward", shape, build, options.cross_attention_kwargs?.scale ?? 1);
+      return (await session.run(part))["out_sample"]!;
+    };
+    // Perturbed attention tells the items of a batch apart by their place in it.
+    if (perturbed !== null) return { sample: await run(feeds) };
+    return { sample: await this.slices.run(feeds, batch, run) };
+  }
+
+  /**
+   * Computes the items of a batch in parts: less memory, the same output.
+   *
+   * @param slice_size at most so many at a time; "auto": all at once, and fewer from when the device fails at it; null: all at once
+   * @throws ValueError for another value.
+   */
+  set_batch_slice(slice_size: BatchSlice = "auto"): void {
+    this.slices = new BatchSlices(checkBatchSlice(slice_size, "UNet2DConditionModel"));
   }
 
   /**

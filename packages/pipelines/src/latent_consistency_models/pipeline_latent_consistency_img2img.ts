@@ -91,6 +91,11 @@ export class LatentConsistencyModelImg2ImgPipeline extends StableDiffusionBase {
     // 2. call parameters
     const { batch, generator } = callParameters(options);
     if (given != null) checkTensor("latents", given, [batch, unet.config.in_channels, null, null]);
+    const image = await readImage(this.image_processor, this.vae, options.image);
+    if (given == null) {
+      checkRepeatable("image", image, batch);
+      if (image.dims[1] !== this.image_processor.config.vae_latent_channels) this.checkParts(["vae"]);
+    }
 
     // 3. the text, and what IP-Adapters see
     let { prompt_embeds } = await this.encode_prompt(prompt ?? null, { ...options, do_classifier_free_guidance });
@@ -98,14 +103,7 @@ export class LatentConsistencyModelImg2ImgPipeline extends StableDiffusionBase {
     const cross_attention_kwargs = options.cross_attention_kwargs ?? undefined;
     await nextTask(signal);
 
-    // 4. the picture
-    const image = await readImage(this.image_processor, this.vae, options.image);
-    if (given == null) {
-      checkRepeatable("image", image, batch);
-      if (image.dims[1] !== this.image_processor.config.vae_latent_channels) this.checkParts(["vae"]);
-    }
-
-    // 5. timesteps
+    // 4. timesteps
     const { timesteps, num_inference_steps } = retrieve_timesteps(
       scheduler,
       options.num_inference_steps ?? 4,
@@ -114,7 +112,7 @@ export class LatentConsistencyModelImg2ImgPipeline extends StableDiffusionBase {
     );
     this._num_timesteps = timesteps.length;
 
-    // 6. latents: those of the picture, with noise
+    // 5. latents: those of the picture, with noise
     let latents = given ?? undefined;
     if (latents === undefined) {
       const init_latents = await initLatents(this, image, batch, generator);
@@ -123,11 +121,11 @@ export class LatentConsistencyModelImg2ImgPipeline extends StableDiffusionBase {
     }
     await nextTask(signal);
 
-    // 7. the guidance as an input (the paper's is smaller by 1), and what this scheduler's step takes
+    // 6. the guidance as an input (the paper's is smaller by 1), and what this scheduler's step takes
     let w_embedding = this.timestepCond(batch)!;
     const extra_step_kwargs = stepOptions(scheduler, { generator });
 
-    // 8. multistep sampling
+    // 7. multistep sampling
     let denoised = latents;
     for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
