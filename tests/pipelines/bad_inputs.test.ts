@@ -131,8 +131,11 @@ const odd: readonly Bad[] = [
   ["a height that 8 does not divide", { height: 33, width: 32 }, ValueError, /divisible by \d, but `height` is 33/],
   ["a negative width", { height: 32, width: -8 }, ValueError, /divisible by \d, but `width` is -8/],
 ];
-/** 0 is no size in Python: the default is taken. */
+/** 0 is no size in Python: the default is taken... */
 const zero: Good = ["a height of 0", { height: 0, width: 0 }];
+/** ...but not where the default is that of a picture. */
+const noHeight: Bad = ["a height of 0", { height: 0, width: 32 }, ValueError, /`height` is 0/];
+const roundedDown: Good = ["a height that is rounded down to whole latents", { height: 33, width: 32 }];
 
 // Of those with a picture.
 const none = (field: string): Bad => [
@@ -186,6 +189,7 @@ const otherMask: Good = ["a mask of another size", { mask_image: picture(31, 17,
 // Of those with a ControlNet.
 const control = (field: string): readonly Bad[] => [
   none(field),
+  noHeight,
   [
     "too many pictures for the net",
     { [field]: [photo, photo] },
@@ -266,13 +270,13 @@ const rows: Readonly<Record<string, Row>> = {
   StableDiffusionControlNetPipeline: {
     good: image,
     bad: [...prompted, ...control("image")],
-    passes: anyPictures("image"),
+    passes: [roundedDown, ...anyPictures("image")],
     lora: "xl",
   },
   StableDiffusionControlNetImg2ImgPipeline: {
     good: start,
     bad: [...prompted, ...strengths, none("image"), ...control("control_image")],
-    passes: [oneStepLeft, ...anyPictures("image"), ...anyPictures("control_image")],
+    passes: [oneStepLeft, roundedDown, ...anyPictures("image"), ...anyPictures("control_image")],
     lora: "xl",
   },
   StableDiffusionControlNetInpaintPipeline: {
@@ -281,12 +285,12 @@ const rows: Readonly<Record<string, Row>> = {
       ...[...prompted, ...odd, ...pictures(), ...tooMany(), ...strengths, none("mask_image"), controlMask],
       ...control("control_image"),
     ],
-    passes: [broughtMask, ...anyPictures("control_image")],
+    passes: [oneStepLeft, broughtMask, ...anyPictures("control_image")],
     lora: "xl",
   },
   StableDiffusionAdapterPipeline: {
     good: image,
-    bad: [...prompted, ...odd, ...pictures(32, "the adapter")],
+    bad: [...prompted, ...odd, noHeight, ...pictures(32, "the adapter")],
     late: tooMany(),
     lora: "xl",
   },
@@ -321,14 +325,14 @@ const rows: Readonly<Record<string, Row>> = {
   StableDiffusionXLControlNetPipeline: {
     good: image,
     bad: [...prompted, ...control("image")],
-    passes: anyPictures("image"),
+    passes: [roundedDown, ...anyPictures("image")],
     lora: "attention",
   },
   StableDiffusionXLControlNetImg2ImgPipeline: {
     good: start,
     bad: [...prompted, ...strengths, none("image"), ...control("control_image")],
     late: noStrength,
-    passes: [...anyPictures("image"), ...anyPictures("control_image")],
+    passes: [roundedDown, ...anyPictures("image"), ...anyPictures("control_image")],
     lora: "attention",
   },
   StableDiffusionXLControlNetInpaintPipeline: {
@@ -338,12 +342,12 @@ const rows: Readonly<Record<string, Row>> = {
       ...control("control_image"),
     ],
     late: noStrength,
-    passes: [broughtMask, ...anyPictures("control_image")],
+    passes: [roundedDown, broughtMask, ...anyPictures("control_image")],
     lora: "attention",
   },
   StableDiffusionXLAdapterPipeline: {
     good: image,
-    bad: [...prompted, ...odd, ...pictures(32, "the adapter")],
+    bad: [...prompted, ...odd, noHeight, ...pictures(32, "the adapter")],
     late: tooMany(),
     lora: "attention",
   },
@@ -360,7 +364,6 @@ const pipelines: Record<string, AnyPipeline> = {};
 /** The components that ran since a test began. */
 let ran: string[] = [];
 beforeAll(async () => {
-  console.error("ZZ", process.cpuUsage());
   // Diffusers warns of what is not in a LoRA, of long prompts and of sizes as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
   const place = { device, path: fixturePath } as const;
@@ -422,11 +425,9 @@ beforeAll(async () => {
   }
 });
 beforeEach(() => {
-  console.error("ZZ1", expect.getState().currentTestName, (process.cpuUsage().user / 1e3) | 0);
   ran = [];
 });
 afterAll(async () => {
-  console.error("ZZ", process.cpuUsage());
   for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
 });
 
@@ -450,6 +451,20 @@ describe.each(Object.entries(rows))("%s", (name, { good, bad, late = [], passes 
     expect(ran).toEqual([]);
   });
 
+  test("no scheduler", async () => {
+    const pipeline = pipelines[name]!;
+    const { scheduler } = pipeline;
+    Object.assign(pipeline, { scheduler: null });
+    try {
+      const failed = call({});
+      await expect(failed).rejects.toThrow(ValueError);
+      await expect(failed).rejects.toThrow(/without its scheduler, which this call needs: assign one/);
+      expect(ran).toEqual([]);
+    } finally {
+      pipeline.scheduler = scheduler;
+    }
+  });
+
   test.for(late)("%s", async ([_, options, error, message]) => {
     const failed = call(options);
     await expect(failed).rejects.toThrow(error);
@@ -469,7 +484,7 @@ describe.each(Object.entries(rows))("%s", (name, { good, bad, late = [], passes 
     });
   }
 
-  test.each([["a good call", {}], ...passes])("%s", async (_, options) => {
+  test.each<Good>([["a good call", {}], ...passes])("%s", async (_, options) => {
     await call(options);
     expect(ran).toContain("unet");
   });

@@ -1,7 +1,7 @@
 /** A trained adapter on the embedded model, against Python: tests/fixtures/pipelines/make_emoji_lora.py. */
 import { fileURLToPath } from "node:url";
 import { Generator, StableDiffusionPipeline } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { fixtureTensors } from "../support/fixtures.ts";
 

@@ -1,42 +1,20 @@
 /** IP-Adapters on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_ip_adapter.py. */
 import {
   type AnyPipeline,
-  ControlNetModel,
-  DiffusionPipeline,
   Generator,
   type ImageInput,
   IPAdapterMaskProcessor,
   type IPScaleConfig,
-  LatentConsistencyModelImg2ImgPipeline,
-  LatentConsistencyModelPipeline,
-  LCMScheduler,
   RawImage,
   type Scheduler,
-  StableDiffusionControlNetImg2ImgPipeline,
-  StableDiffusionControlNetInpaintPipeline,
-  StableDiffusionControlNetPipeline,
-  StableDiffusionImg2ImgPipeline,
-  StableDiffusionInpaintPipeline,
-  StableDiffusionInstructPix2PixPipeline,
-  StableDiffusionPAGImg2ImgPipeline,
-  StableDiffusionPAGPipeline,
-  StableDiffusionPipeline,
-  StableDiffusionXLAdapterPipeline,
-  StableDiffusionXLControlNetImg2ImgPipeline,
-  StableDiffusionXLControlNetInpaintPipeline,
-  StableDiffusionXLControlNetPipeline,
-  StableDiffusionXLImg2ImgPipeline,
-  StableDiffusionXLInpaintPipeline,
-  StableDiffusionXLPAGImg2ImgPipeline,
-  StableDiffusionXLPAGPipeline,
   schedulerRegistry,
-  T2IAdapter,
   Tensor,
-  UNet2DConditionModel,
+  type UNet2DConditionModel,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { load } from "./runners/ip_adapter.ts";
 
 interface Call {
   name: string;
@@ -69,43 +47,7 @@ const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const device = "wasm";
-  const unetOf = (path: string) => UNet2DConditionModel.from_pretrained(`${here}/${path}`, { device });
-  const controlOf = (name: string) => ControlNetModel.from_pretrained(`${here}/controlnet-tiny/${name}`, { device });
-  const sd = await DiffusionPipeline.from_pretrained(`${here}/sd1-tiny`, { device });
-  const xl = await DiffusionPipeline.from_pretrained(`${here}/sdxl-tiny`, { device });
-  const unet = await unetOf("img2img-tiny/unet-lcm");
-  const lcm = { unet, scheduler: LCMScheduler.from_config(sd.scheduler.config) };
-  const controlnet = await controlOf("sd");
-  const xlControl = { controlnet: await controlOf("xl") };
-  const t2i = {
-    unet: await unetOf("t2i-adapter-tiny/unet-xl"),
-    adapter: await T2IAdapter.from_pretrained(`${here}/t2i-adapter-tiny/adapter-xl`, { device }),
-  };
-  const made = {
-    sd,
-    img2img: await StableDiffusionImg2ImgPipeline.from_pipe(sd),
-    inpaint: await StableDiffusionInpaintPipeline.from_pipe(sd),
-    lcm: await StableDiffusionPipeline.from_pipe(sd, { unet }),
-    "lcm-text": await LatentConsistencyModelPipeline.from_pipe(sd, lcm),
-    "lcm-img2img": await LatentConsistencyModelImg2ImgPipeline.from_pipe(sd, lcm),
-    control: await StableDiffusionControlNetPipeline.from_pipe(sd, { controlnet }),
-    "control-img2img": await StableDiffusionControlNetImg2ImgPipeline.from_pipe(sd, { controlnet }),
-    "control-inpaint": await StableDiffusionControlNetInpaintPipeline.from_pipe(sd, { controlnet }),
-    pix2pix: await StableDiffusionInstructPix2PixPipeline.from_pipe(sd, { unet: await unetOf("pix2pix-tiny/unet") }),
-    pag: await StableDiffusionPAGPipeline.from_pipe(sd),
-    "pag-img2img": await StableDiffusionPAGImg2ImgPipeline.from_pipe(sd),
-    xl,
-    "xl-img2img": await StableDiffusionXLImg2ImgPipeline.from_pipe(xl),
-    "xl-inpaint": await StableDiffusionXLInpaintPipeline.from_pipe(xl),
-    "xl-control": await StableDiffusionXLControlNetPipeline.from_pipe(xl, xlControl),
-    "xl-control-img2img": await StableDiffusionXLControlNetImg2ImgPipeline.from_pipe(xl, xlControl),
-    "xl-control-inpaint": await StableDiffusionXLControlNetInpaintPipeline.from_pipe(xl, xlControl),
-    "xl-adapter": await StableDiffusionXLAdapterPipeline.from_pipe(xl, t2i),
-    "xl-pag": await StableDiffusionXLPAGPipeline.from_pipe(xl),
-    "xl-pag-img2img": await StableDiffusionXLPAGImg2ImgPipeline.from_pipe(xl),
-  };
-  Object.assign(pipelines, made);
+  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
   for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
 });
 afterAll(async () => {

@@ -14,7 +14,6 @@ import {
   StableDiffusionXLPAGPipeline,
   schedulerRegistry,
   Tensor,
-  UNet2DConditionModel,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
@@ -22,6 +21,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { compare, expectClose } from "../support/allclose.ts";
 import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
+import { load } from "./runners/pag.ts";
 
 interface Call {
   name: string;
@@ -64,17 +64,7 @@ const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const unet = await UNet2DConditionModel.from_pretrained(path("img2img-tiny/unet-lcm"), { device });
-  pipelines["sd"] = await StableDiffusionPAGPipeline.from_pretrained(path("sd1-tiny"), { device });
-  pipelines["lcm"] = await StableDiffusionPAGPipeline.from_pretrained(path("sd1-tiny"), { device, unet });
-  pipelines["img2img"] = await StableDiffusionPAGImg2ImgPipeline.from_pipe(pipelines["sd"]);
-  const xl = await StableDiffusionXLPAGPipeline.from_pretrained(path("sdxl-tiny"), { device });
-  pipelines["xl"] = xl;
-  pipelines["xl-img2img"] = await StableDiffusionXLPAGImg2ImgPipeline.from_pipe(xl);
-  const { vae, text_encoder_2 } = xl;
-  pipelines["refiner"] = await StableDiffusionXLPAGImg2ImgPipeline.from_pretrained(path("sdxl-refiner-tiny"), {
-    ...{ device, vae, text_encoder_2 },
-  });
+  Object.assign(pipelines, await load({ device, path: fixturePath }));
   for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
 });
 afterAll(async () => {

@@ -6,8 +6,6 @@ import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
 import {
   type AnyPipeline,
-  AutoencoderKL,
-  AutoencoderTiny,
   HeunDiscreteScheduler,
   type Pix2PixCallbackTensors,
   type RawImage,
@@ -25,6 +23,7 @@ import { type PictureCall, pictureNamed, pictureOptions, seeded } from "../suppo
 import { expectSamePicture } from "../support/pictures.ts";
 import { memoryFile } from "../support/safetensors.ts";
 import { withInputs } from "../support/wide_checkpoint.ts";
+import { load } from "./runners/pix2pix.ts";
 
 const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/pix2pix.json")) as {
   calls: PictureCall[];
@@ -51,22 +50,9 @@ const pipelines: Record<string, AnyPipeline> = {};
 const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const unet = (name: string) =>
-    UNet2DConditionModel.from_pretrained(fixturePath(`pipelines/pix2pix-tiny/${name}`), { device });
-  sd = await StableDiffusionInstructPix2PixPipeline.from_pretrained(sd1, { device, unet: await unet("unet") });
-  sdxl = await StableDiffusionXLInstructPix2PixPipeline.from_pretrained(xl, { device, unet: await unet("unet-xl") });
-  const tiny = await AutoencoderTiny.from_pretrained(fixturePath("pipelines/img2img-tiny/vae-tiny"), { device });
-  const vae = await AutoencoderKL.from_pretrained(`${xl}/vae`, { device });
-  const statistics = { latents_mean: [-1.6, 0.2, 1.3, -0.4], latents_std: [8.4, 6.5, 7.4, 5.5], scaling_factor: 0.5 };
-  vae.register_to_config(statistics);
-  const made = {
-    sd,
-    "vae-tiny": await StableDiffusionInstructPix2PixPipeline.from_pipe(sd, { vae: tiny }),
-    xl: sdxl,
-    cosxl: await StableDiffusionXLInstructPix2PixPipeline.from_pipe(sdxl, { is_cosxl_edit: true }),
-    statistics: await StableDiffusionXLInstructPix2PixPipeline.from_pipe(sdxl, { vae }),
-  };
-  for (const [name, pipeline] of Object.entries(made)) pipelines[name] = pipeline as object as AnyPipeline;
+  Object.assign(pipelines, await load({ device, path: fixturePath }));
+  sd = pipelines["sd"] as object as typeof sd;
+  sdxl = pipelines["xl"] as object as typeof sdxl;
   for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
 });
 afterAll(async () => {

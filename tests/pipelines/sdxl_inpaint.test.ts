@@ -3,7 +3,6 @@
  * tests/fixtures/pipelines/make_sdxl_inpaint.py.
  */
 import {
-  AutoencoderKL,
   AutoPipelineForInpainting,
   type Scheduler,
   type StableDiffusionXLInpaintOptions,
@@ -11,7 +10,6 @@ import {
   StableDiffusionXLPipeline,
   schedulerRegistry,
   Tensor,
-  UNet2DConditionModel,
   type XLInpaintCallbackTensors,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
@@ -25,6 +23,7 @@ import {
   seeded,
 } from "../support/picture_calls.ts";
 import { expectSamePicture } from "../support/pictures.ts";
+import { load } from "./runners/sdxl_inpaint.ts";
 
 const { base, calls, printed, callback } = JSON.parse(fixtureText("pipelines/sdxl_inpaint.json")) as {
   base: PictureCallOptions;
@@ -43,22 +42,7 @@ const pipelines: Record<string, StableDiffusionXLInpaintPipeline> = {};
 const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const load = (path: string, parts: object) =>
-    StableDiffusionXLInpaintPipeline.from_pretrained(path, { device, ...parts });
-  const unet = (path: string) => UNet2DConditionModel.from_pretrained(path, { device });
-  const base = await load(xl, {});
-  const shared = { vae: base.vae, text_encoder: base.text_encoder, text_encoder_2: base.text_encoder_2 };
-  const vae = await AutoencoderKL.from_pretrained(`${xl}/vae`, { device });
-  const statistics = { latents_mean: [-1.6, 0.2, 1.3, -0.4], latents_std: [8.4, 6.5, 7.4, 5.5], scaling_factor: 0.5 };
-  vae.register_to_config(statistics);
-  pipelines["xl"] = base;
-  pipelines["nine"] = await load(xl, {
-    ...shared,
-    unet: await unet(fixturePath("pipelines/sdxl-inpaint-tiny/unet")),
-  });
-  pipelines["refiner"] = await load(refiner, { vae: base.vae, text_encoder_2: base.text_encoder_2 });
-  pipelines["statistics"] = await load(xl, { ...shared, unet: base.unet, vae });
-  pipelines["lcm"] = await load(xl, { ...shared, unet: await unet(`${xl}/unet-lcm`) });
+  Object.assign(pipelines, await load({ device, path: fixturePath }));
   for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
 });
 afterAll(async () => {

@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   type AdapterImageInput,
-  AutoencoderKL,
   DiffusionPipeline,
   Generator,
   MultiAdapter,
@@ -16,9 +15,8 @@ import {
   type StableDiffusionXLAdapterOptions,
   StableDiffusionXLAdapterPipeline,
   schedulerRegistry,
-  T2IAdapter,
+  type T2IAdapter,
   Tensor,
-  UNet2DConditionModel,
   type UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
@@ -26,6 +24,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
+import { load } from "./runners/t2i_adapter.ts";
 
 interface Call {
   name: string;
@@ -49,7 +48,6 @@ const { calls, printed, called } = JSON.parse(fixtureText("pipelines/t2i_adapter
 const expected = fixtureTensors("pipelines/t2i_adapter.safetensors");
 const sd = fixturePath("pipelines/sd1-tiny");
 const xl = fixturePath("pipelines/sdxl-tiny");
-const part = (name: string): string => fixturePath(`pipelines/t2i-adapter-tiny/${name}`);
 const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
 const seeded = (seed: number): Generator => new Generator().manual_seed(seed);
 const picture = (name: string): RawImage => {
@@ -67,20 +65,7 @@ const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const adapter = (name: string) => T2IAdapter.from_pretrained(part(name), { device });
-  const [color, gray] = [await adapter("adapter"), await adapter("adapter_1")];
-  for (const [name, one] of Object.entries({ sd: color, gray, multi: [color, gray] })) {
-    pipelines[name] = await StableDiffusionAdapterPipeline.from_pretrained(sd, { device, adapter: one });
-  }
-  const unet = await UNet2DConditionModel.from_pretrained(part("unet-xl"), { device });
-  const vae = await AutoencoderKL.from_pretrained(`${xl}/vae`, { device });
-  vae.register_to_config({ latents_mean: [-1.6, 0.2, 1.3, -0.4], latents_std: [8.4, 6.5, 7.4, 5.5] });
-  const load = (parts: object): Promise<Pipeline> =>
-    StableDiffusionXLAdapterPipeline.from_pretrained(xl, { device, unet, ...parts });
-  const one = await adapter("adapter-xl");
-  pipelines["xl"] = await load({ adapter: one });
-  pipelines["xl-multi"] = await load({ adapter: await MultiAdapter.from_pretrained(part("adapter-xl"), { device }) });
-  pipelines["xl-statistics"] = await load({ adapter: one, vae });
+  Object.assign(pipelines, await load({ device, path: fixturePath }));
   for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
 });
 afterAll(async () => {

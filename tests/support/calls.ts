@@ -19,7 +19,7 @@ export const pictureOf = ({ data, dims: [height, width, channels = 1] }: Fixture
   new RawImage(data as Uint8Array, width!, height!, channels as 1 | 3 | 4);
 
 /** A picture by name, a list of them (or of lists), or the tensor that Python drew. */
-function imageOf(name: string, image: unknown, tensors: Tensors): unknown {
+export function imageOf(name: string, image: unknown, tensors: Tensors): unknown {
   if (typeof image === "string") return pictureOf(tensors[`picture/${image}`]!);
   const list = image as readonly unknown[];
   if (typeof list[0] === "number") return tensorOf(tensors[name]!);

@@ -7,7 +7,8 @@ import {
   picturesOf,
 } from "./picture_options.ts";
 
-export { type PictureCall, type PictureCallOptions, seeded } from "./picture_options.ts";
+export { seeded } from "./calls.ts";
+export type { PictureCall, PictureCallOptions } from "./picture_options.ts";
 
 /** A picture or mask of tests/fixtures/pipelines/make_inpaint.py. */
 export const pictureNamed: (name: string) => RawImage = picturesOf(fixtureTensors("pipelines/inpaint.safetensors"));

@@ -1,11 +1,8 @@
-import { Generator, RawImage, type Tensor } from "@diffusers-web/pipelines";
-import type { FixtureTensor } from "./fixture_tensors.ts";
+import type { RawImage, Tensor } from "@diffusers-web/pipelines";
+import { type Call, pictureOf, seeded, type Tensors } from "./calls.ts";
 
 /** A call of a pipeline that is given pictures, as tests/fixtures/pipelines/make_inpaint.py and its like write them down. */
-export interface PictureCall {
-  readonly name: string;
-  readonly checkpoint: string;
-  readonly scheduler: { readonly class: string; readonly kwargs: object } | null;
+export interface PictureCall extends Omit<Call, "options"> {
   /** Those that differ from the base, if there is one. */
   readonly options: PictureCallOptions;
 }
@@ -21,15 +18,9 @@ export type PictureCallOptions = Record<string, unknown> & {
 export type Pictures = (name: string) => RawImage;
 
 /** The pictures of a fixture's tensors. */
-export function picturesOf(tensors: Readonly<Record<string, FixtureTensor>>): Pictures {
-  return (name) => {
-    const { data, dims } = tensors[`picture/${name}`] as FixtureTensor;
-    const [height, width, channels = 1] = dims;
-    return new RawImage(data as Uint8Array, width!, height!, channels as 1 | 3 | 4);
-  };
+export function picturesOf(tensors: Tensors): Pictures {
+  return (name) => pictureOf(tensors[`picture/${name}`]!);
 }
-
-export const seeded = (seed: number): Generator => new Generator().manual_seed(seed);
 
 /** What a call gives as dims, in the order of its seeds. */
 const drawn = ["prompt_embeds", "negative_prompt_embeds", "latents", "masked_image_latents"];

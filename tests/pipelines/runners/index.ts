@@ -15,5 +15,6 @@ export const runners: Readonly<Record<string, () => Promise<CallRunner>>> = {
   image_variation: () => import("./image_variation.ts"),
   controlnet: () => import("./controlnet.ts"),
   t2i_adapter: () => import("./t2i_adapter.ts"),
+  ip_adapter: () => import("./ip_adapter.ts"),
   pag: () => import("./pag.ts"),
 };

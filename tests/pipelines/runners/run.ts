@@ -39,7 +39,7 @@ export class LoadedSet {
       pipeline.scheduler = cls.from_config(original.config, call.scheduler.kwargs);
     }
     await runner.prepare?.(pipeline, call, place);
-    const options = runner.options?.(call, given) ?? optionsOf(call, given.tensors);
+    const options = (await runner.options?.(call, given)) ?? optionsOf(call, given.tensors);
     const last = runner.lastOf?.(call);
     // The latents that the picture is decoded of are those of the last step.
     let latents: Tensor | undefined;

@@ -38,7 +38,7 @@ export interface CallRunner {
   /** The pipeline of a call; without it, what the call says. */
   pipelineOf?(call: FixtureCall): string;
   /** The options of a call; without it, those of support/calls.ts. */
-  options?(call: FixtureCall, given: Given): Record<string, unknown>;
+  options?(call: FixtureCall, given: Given): Record<string, unknown> | Promise<Record<string, unknown>>;
   /** The tensor of callback_on_step_end that is compared; without it, `latents`. */
   lastOf?(call: FixtureCall): string;
   /** What comes before a call, after the scheduler was put in. */
