@@ -12,8 +12,8 @@ export function picture(width: number, height: number, channels: 1 | 3 | 4 = 3):
   const data = Uint8Array.from({ length: width * height * channels }, (_, i) => (i * 7) % 256);
   return new RawImage(data, width, height, channels);
 }
-export const photo = picture(32, 32);
-export const mask = new RawImage(
+export const photo: RawImage = picture(32, 32);
+export const mask: RawImage = new RawImage(
   Uint8Array.from({ length: 32 * 32 }, (_, i) => (i % 32 < 16 ? 255 : 0)),
   32,
   32,

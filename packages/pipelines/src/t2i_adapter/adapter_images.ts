@@ -4,12 +4,13 @@ import { checkNumber, checkWhole } from "../checks.ts";
 import { checkTensorPicture } from "../controlnet/control_images.ts";
 import { checkDivisible } from "../stable_diffusion/call_options.ts";
 import { checkChannels, type ImageInput, imagesOf } from "../stable_diffusion/image_latents.ts";
+import { type StepCallbackOptions, stepCallbackNames } from "../step_callback.ts";
 
 /** What an adapter sees: one picture or several; for several adapters a list with an entry for each of them. */
 export type AdapterImageInput = ImageInput | readonly ImageInput[];
 
 /** The options that both pipelines with a T2I-Adapter take, besides those of the pipelines without. */
-export interface AdapterOptions {
+export interface AdapterOptions extends StepCallbackOptions {
   /**
    * What the adapter sees: a picture for all prompts or one for each, brought to the size of what is drawn. With several
    * adapters, a list with an entry for each. A tensor is `[batch, channels, height, width]` in 0..1, and is taken as it is.
@@ -23,10 +24,6 @@ export interface AdapterOptions {
   readonly latents?: Tensor | null;
   /** What the adapter's features are multiplied with; a list has one for each adapter. Default 1. */
   readonly adapter_conditioning_scale?: number | readonly number[];
-  /** Called at the end of every `callback_steps`-th step. `callback_on_step_end` can do more. */
-  readonly callback?: ((step: number, timestep: number, latents: Tensor) => unknown) | null;
-  /** Default 1. */
-  readonly callback_steps?: number;
 }
 
 /** The names of {@link AdapterOptions}. */
@@ -36,8 +33,7 @@ export const adapterOptionNames: readonly (keyof AdapterOptions)[] = [
   "width",
   "latents",
   "adapter_conditioning_scale",
-  "callback",
-  "callback_steps",
+  ...stepCallbackNames,
 ];
 
 /** Pictures, or tensors, of one adapter. */
@@ -197,23 +193,4 @@ function checkTensorSize({ dims }: Tensor, height: number, width: number, factor
       `pass a tensor of that size, of multiples of ${factor}.`,
     { field: "image", found: `${columns} x ${rows}`, expected: `${width} x ${height}` },
   );
-}
-
-/**
- * Calls a callback at the end of a step, as pipelines did before `callback_on_step_end`: schedulers of second order take two
- * timesteps for a step.
- *
- * @param order of the scheduler
- * @param warmup how many timesteps there are more than the steps take
- */
-export async function afterEveryStep(
-  { callback, callback_steps = 1 }: AdapterOptions,
-  i: number,
-  timesteps: readonly number[],
-  latents: Tensor,
-  { order, warmup }: { readonly order: number; readonly warmup: number },
-): Promise<void> {
-  const isEnd = i === timesteps.length - 1 || (i + 1 > warmup && (i + 1) % order === 0);
-  if (callback != null && isEnd && i % callback_steps === 0)
-    await callback(Math.floor(i / order), timesteps[i]!, latents);
 }

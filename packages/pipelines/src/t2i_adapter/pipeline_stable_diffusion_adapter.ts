@@ -17,12 +17,12 @@ import {
   StableDiffusionBase,
   type StableDiffusionParts,
 } from "../stable_diffusion/stable_diffusion_base.ts";
+import { stepCallback } from "../step_callback.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import {
   type AdapterOptions,
   adapterFeatures,
   adapterOptionNames,
-  afterEveryStep,
   checkAdapterOptions,
   readAdapterPictures,
 } from "./adapter_images.ts";
@@ -146,7 +146,8 @@ export class StableDiffusionAdapterPipeline extends StableDiffusionBase {
       blocks: unet.config.down_block_types.length,
     });
     const conditions = { timestep_cond, down_intrablock_additional_residuals };
-    const steps = { order: scheduler.order, warmup: timesteps.length - num_inference_steps * scheduler.order };
+    const warmup = timesteps.length - num_inference_steps * scheduler.order;
+    const calledBack = stepCallback(options, { timesteps: timesteps.length, warmup, order: scheduler.order });
     for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
       const noise_pred = await this.predictNoise(latents, t, prompt_embeds, conditions);
@@ -154,7 +155,7 @@ export class StableDiffusionAdapterPipeline extends StableDiffusionBase {
       // x_t -> x_t-1
       latents = scheduler.step(noise_pred, t, latents, extra_step_kwargs).prev_sample;
 
-      await afterEveryStep(options, i, timesteps, latents, steps);
+      await calledBack(i, t, latents);
       if (callback_on_step_end != null) {
         const tensors = { latents, prompt_embeds, negative_prompt_embeds };
         ({ latents, prompt_embeds, negative_prompt_embeds } = await afterStep(

@@ -15,12 +15,12 @@ import {
 import { isPartial, timestepsUntil } from "../stable_diffusion_xl/denoising_range.ts";
 import { textTimeIds, timeIds } from "../stable_diffusion_xl/micro_conditioning.ts";
 import { StableDiffusionXLBase, type StableDiffusionXLParts } from "../stable_diffusion_xl/stable_diffusion_xl_base.ts";
+import { stepCallback } from "../step_callback.ts";
 import { retrieve_timesteps, stepOptions } from "../timesteps.ts";
 import {
   type AdapterOptions,
   adapterFeatures,
   adapterOptionNames,
-  afterEveryStep,
   checkAdapterOptions,
   readAdapterPictures,
 } from "./adapter_images.ts";
@@ -161,6 +161,7 @@ export class StableDiffusionXLAdapterPipeline extends StableDiffusionXLBase {
     // Without features the graph would be another one, and the UNet loaded anew: zeros do nothing as well.
     const nothing = features.map(({ dims }) => Tensor.zeros(dims));
     const warmup = Math.max(all.length - num_inference_steps * scheduler.order, 0);
+    const calledBack = stepCallback(options, { timesteps: timesteps.length, warmup, order: scheduler.order });
     for (const [i, t] of this.progress_bar(timesteps, latents)) {
       if (this.interrupt) break;
       const noise_pred = await this.predictNoise(latents, t, prompt_embeds, {
@@ -172,7 +173,7 @@ export class StableDiffusionXLAdapterPipeline extends StableDiffusionXLBase {
       // x_t -> x_t-1
       latents = scheduler.step(noise_pred, t, latents, extra_step_kwargs).prev_sample;
 
-      await afterEveryStep(options, i, timesteps, latents, { order: scheduler.order, warmup });
+      await calledBack(i, t, latents);
       if (callback_on_step_end != null) {
         const tensors = { latents, prompt_embeds, add_text_embeds, add_time_ids };
         ({ latents, prompt_embeds, add_text_embeds, add_time_ids } = await afterStep(
