@@ -72,7 +72,7 @@ function report(file) {
 async function vitest(project, files) {
   const file = join(reports, `${project}.json`);
   const args = ["run", "--project", project, "--reporter=default", "--reporter=json", `--outputFile.json=${file}`];
-  const code = await node("node_modules/vitest/vitest.mjs", [...args, ...files], { minutes: 12 });
+  const code = await node("node_modules/vitest/vitest.mjs", [...args, ...files], { minutes: 14 });
   const result = report(file);
   const passed = result?.numPassedTests ?? 0;
   // A file that failed before its tests ran, in an import or a hook, counts as one.

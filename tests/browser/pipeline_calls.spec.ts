@@ -26,10 +26,22 @@ const calls = Object.keys(runners).flatMap((stem) => {
   return fixture.calls.map(({ name }, i) => ({ stem, name, isThird: i % 3 === 0 }));
 });
 
-// A call of each family; SwiftShader needs most of the time for compiling shaders. Others: PIPELINE_CALLS is `all`, `third` (every
-// third call of each fixture), or a list, with semicolons, of <fixture>, `third:<fixture>` and <fixture>/<name>.
-const some = ["unconditional/ldm 5 steps", "pipelines/sd1 defaults"];
-const asked = process.env["PIPELINE_CALLS"]?.split(";") ?? some;
+// SwiftShader needs most of the time for compiling the first call of a size. Others: PIPELINE_CALLS is `all`, `third` (every third
+// call of each fixture), or a list, with semicolons, of <fixture>, `third:<fixture>` and <fixture>/<name>.
+const some = [
+  "pipelines/sd1 defaults",
+  "inpaint/9 channels, strength 0.5",
+  "unconditional/cm steps and timesteps",
+  "ip_adapter/xl, plus",
+];
+const given = process.env["PIPELINE_CALLS"];
+const asked = given?.split(";") ?? some;
+const unknown = asked.filter(
+  (one) =>
+    !["all", "third"].includes(one) &&
+    !calls.some(({ stem, name }) => [stem, `third:${stem}`, `${stem}/${name}`].includes(one)),
+);
+if (unknown.length > 0) throw new Error(`PIPELINE_CALLS: there is no ${unknown.join("; ")}.`);
 const chosen = calls.filter(({ stem, name, isThird }) =>
   asked.some(
     (one) =>
@@ -53,13 +65,13 @@ for (const { stem, name } of chosen) {
     if (latent !== undefined) {
       expect(latents.dims).toEqual(latent.dims);
       const { error, scale } = compare(latents.data, latent.data as Float32Array);
-      if (process.env["PIPELINE_CALLS"])
-        console.log(`${stem}/${name}: ${(error / scale).toExponential(1)}, ${graphs} graphs`);
-      // float32 in another order of summing, over the steps; the issue allows this.
+      if (given !== undefined) console.log(`${stem}/${name}: ${(error / scale).toExponential(1)}, ${graphs} graphs`);
+      // float32 in another order of summing, over the steps: at most 1.1e-5 was seen, of 61 calls. The issue allows this.
       expect(error).toBeLessThanOrEqual(1e-3 * scale);
     }
     if (drawn !== undefined && images !== undefined) {
-      expect(images.dims).toEqual(drawn.dims);
+      // Gray pictures have no channels in Python.
+      expect(images.dims.slice(0, 3)).toEqual(drawn.dims.slice(0, 3));
       expectSamePicture(images.data, drawn.data as Uint8Array);
     }
   });

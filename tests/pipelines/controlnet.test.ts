@@ -1,27 +1,10 @@
 /** ControlNets on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_controlnet.py. */
-import {
-  AutoencoderKL,
-  type ConfigOf,
-  ControlNetModel,
-  type DiffusionPipeline,
-  Generator,
-  MultiControlNetModel,
-  RawImage,
-  type Scheduler,
-  StableDiffusionControlNetImg2ImgPipeline,
-  StableDiffusionControlNetInpaintPipeline,
-  StableDiffusionControlNetPipeline,
-  StableDiffusionXLControlNetImg2ImgPipeline,
-  StableDiffusionXLControlNetInpaintPipeline,
-  StableDiffusionXLControlNetPipeline,
-  schedulerRegistry,
-  Tensor,
-  UNet2DConditionModel,
-} from "@diffusers-web/pipelines";
+import { Generator, RawImage, type Scheduler, schedulerRegistry, Tensor } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
+import { load } from "./runners/controlnet.ts";
 
 interface Call {
   name: string;
@@ -40,7 +23,6 @@ const { calls, printed, callbacks } = JSON.parse(fixtureText("pipelines/controln
 const expected = fixtureTensors("pipelines/controlnet.safetensors");
 const sd = fixturePath("pipelines/sd1-tiny");
 const xl = fixturePath("pipelines/sdxl-tiny");
-const on = { device: "wasm" } as const;
 const seeded = (seed: number): Generator => new Generator().manual_seed(seed);
 const tensorOf = (name: string): Tensor => {
   const { data, dims } = expected[name]!;
@@ -66,50 +48,8 @@ const originals: Record<string, Scheduler> = {};
 beforeAll(async () => {
   // Diffusers warns of long prompts as well.
   vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  const net = (name: string, config: Partial<ConfigOf<ControlNetModel>> = {}) =>
-    ControlNetModel.from_pretrained(fixturePath(`pipelines/controlnet-tiny/${name}`), { ...on, ...config });
-  const bgr = { controlnet_conditioning_channel_order: "bgr" };
-  const one = await net("sd");
-  const two = [one, await net("sd", bgr)];
-  const small = await net("small");
-  const xlNet = await net("xl");
-  const lcm = await UNet2DConditionModel.from_pretrained(fixturePath("pipelines/img2img-tiny/unet-lcm"), on);
-  const nine = await UNet2DConditionModel.from_pretrained(fixturePath("pipelines/inpaint-tiny/unet"), on);
-  const vae = await AutoencoderKL.from_pretrained(`${xl}/vae`, on);
-  vae.register_to_config({
-    latents_mean: [-1.6, 0.2, 1.3, -0.4],
-    latents_std: [8.4, 6.5, 7.4, 5.5],
-    scaling_factor: 0.5,
-  });
-  const text = StableDiffusionControlNetPipeline;
-  const start = StableDiffusionControlNetImg2ImgPipeline;
-  const fill = StableDiffusionControlNetInpaintPipeline;
-  const xlText = StableDiffusionXLControlNetPipeline;
-  const xlStart = StableDiffusionXLControlNetImg2ImgPipeline;
-  // What they share is prepared once.
-  const cn = await text.from_pretrained(sd, { ...on, controlnet: one });
-  const xlCn = await xlText.from_pretrained(xl, { ...on, controlnet: xlNet });
-  const all: Record<string, Called & DiffusionPipeline> = {
-    cn,
-    multi: await text.from_pipe(cn, { controlnet: two }),
-    pooled: await text.from_pipe(cn, { controlnet: await net("sd", { global_pool_conditions: true }) }),
-    lcm: await text.from_pipe(cn, { controlnet: small, unet: lcm }),
-    img2img: await start.from_pipe(cn),
-    "multi-img2img": await start.from_pipe(cn, { controlnet: new MultiControlNetModel(two) }),
-    "lcm-img2img": await start.from_pipe(cn, { controlnet: small, unet: lcm }),
-    inpaint: await fill.from_pipe(cn),
-    "multi-inpaint": await fill.from_pipe(cn, { controlnet: two }),
-    inpaint9: await fill.from_pipe(cn, { controlnet: small, unet: nine }),
-    xl: xlCn,
-    "multi-xl": await xlText.from_pipe(xlCn, { controlnet: [xlNet, await net("xl", bgr)] }),
-    "xl-img2img": await xlStart.from_pipe(xlCn),
-    statistics: await xlStart.from_pipe(xlCn, { vae }),
-    "xl-inpaint": await StableDiffusionXLControlNetInpaintPipeline.from_pipe(xlCn),
-  };
-  for (const [name, pipeline] of Object.entries(all)) {
-    pipelines[name] = pipeline;
-    originals[name] = pipeline.scheduler;
-  }
+  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
+  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
 });
 afterAll(async () => {
   for (const pipeline of Object.values(pipelines)) await pipeline.dispose();

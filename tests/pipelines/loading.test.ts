@@ -507,7 +507,7 @@ test("every pipeline's file has its line in the registry", async () => {
   const sources = fileURLToPath(new URL("../../packages/pipelines/src", import.meta.url));
   const classes = readdirSync(sources, { recursive: true, encoding: "utf8" })
     .filter((file) => /pipeline_\w+\.ts$/.test(file) && file.includes("/"))
-    .flatMap((file) => [...readFileSync(join(sources, file), "utf8").matchAll(/^export class (\w+)/gm)])
+    .flatMap((file) => [...readFileSync(join(sources, file), "utf8").matchAll(/^export class (\w+Pipeline)\b/gm)])
     .map((match) => match[1]);
   expect(classes.sort()).toEqual(Object.keys(pipelineRegistry).sort());
   for (const [name, importClass] of Object.entries(pipelineRegistry)) expect((await importClass()).name).toBe(name);
