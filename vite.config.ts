@@ -37,6 +37,8 @@ const config: ViteUserConfigFnObject = defineConfig(({ mode }) => ({
     root: ".",
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // Vitest leaves one processor to itself, of two: but its workers do nearly all there is to do.
+    maxWorkers: "100%",
     projects: [
       { extends: true, test: { name: "node", include: ["tests/**/*.test.ts"], exclude: ["tests/package/**"] } },
       // What the built packages and the repository look like; needs `npm run build` first.
