@@ -50,7 +50,7 @@ async function draw(pipeline: StableDiffusionPipeline, options: object = {}): Pr
 }
 
 function expectLatents(latents: Float32Array, name: string, tolerance = 5e-5): void {
-  expectClose(latents, expected[name]!.data, tolerance, name);
+  expectClose(latents, expected[`${name}/latent`]!.data, tolerance, name);
 }
 
 /** A source of files, which counts how often each is opened and closed. */
@@ -367,7 +367,7 @@ describe("refused", () => {
     await using pipeline = await load();
     const source = memorySource("memory", { "pytorch_lora_weights.safetensors": safetensors(tensors, { data }) });
     await pipeline.load_lora_weights(source, { adapter_name: "biased" });
-    expect(await draw(pipeline)).not.toEqual(expected["no adapter"]!.data);
+    expect(await draw(pipeline)).not.toEqual(expected["no adapter/latent"]!.data);
     const error = await failure(() => pipeline.fuse_lora());
     expect(error).toBeInstanceOf(ValueError);
     expect(error.message).toMatch(/biased cannot be fused/);

@@ -69,7 +69,7 @@ describe("embeddings", () => {
       output_type: "latent" as const,
     };
     const { images } = checkpoint === "sd1-tiny" ? await sd(call) : await xl(call);
-    expectClose(images.data, expected[`${name}/latents`]!.data as Float32Array, 5e-5);
+    expectClose(images.data, expected[`${name}/latent`]!.data as Float32Array, 5e-5);
   });
 });
 

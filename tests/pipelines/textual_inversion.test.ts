@@ -20,9 +20,9 @@ import {
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type FixtureTensor, fixtureGzip, fixturePath, fixtureTensors } from "../support/fixtures.ts";
+import { fixtureGzip, fixturePath, fixtureTensors } from "../support/fixtures.ts";
 import { checkpoint } from "../support/onnx_exports.ts";
-import { safetensors } from "../support/safetensors.ts";
+import { fileOf, partsOf, sourceOf, takeStep, type WordStep } from "./runners/textual_inversion.ts";
 
 interface Encoder {
   length: number;
@@ -34,13 +34,7 @@ interface Encoder {
   ids: number[][];
 }
 
-interface Step {
-  load?: string | string[];
-  token?: string | string[] | null;
-  form?: "tensor" | "dict";
-  key?: string;
-  unload?: string | string[] | null;
-  encoder?: 1 | 2 | null;
+interface Step extends WordStep {
   encoders?: Encoder[];
   call?: Record<string, unknown> & { prompt: string | string[] };
 }
@@ -52,24 +46,12 @@ const { texts, cases } = JSON.parse(fixtureGzip("pipelines/textual_inversion.jso
   cases: { name: string; checkpoint: string; steps: Step[] }[];
 };
 const expected = fixtureTensors("pipelines/textual_inversion.safetensors");
-const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
 const seeded = (): Generator => new Generator().manual_seed(0);
 /** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
 const tolerance = 1e-4;
 
 /** The tensors of a source. */
-function tensorsOf(name: string): Record<string, Tensor> {
-  const prefix = `source/${name}/`;
-  const keys = Object.keys(expected).filter((key) => key.startsWith(prefix));
-  return Object.fromEntries(keys.map((key) => [key.slice(prefix.length), tensorOf(expected[key]!)]));
-}
-
-/** A file of float32 tensors. */
-function fileOf(tensors: Readonly<Record<string, Tensor>>, name = "learned_embeds.safetensors"): File {
-  const described = Object.entries(tensors).map(([key, { dims, size }]) => [key, ["F32", dims, 4 * size]] as const);
-  const data = Object.values(tensors).flatMap((tensor) => [...new Uint8Array(tensor.data.slice().buffer)]);
-  return new File([safetensors(Object.fromEntries(described), { data }) as BlobPart], name);
-}
+const tensorsOf = (name: string): Record<string, Tensor> => sourceOf(name, expected);
 
 const pipelines: Record<string, Pipeline> = {};
 beforeAll(async () => {
@@ -85,14 +67,6 @@ beforeEach(async () => {
 afterAll(async () => {
   for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
 });
-
-/** What of a pipeline is meant: of XL the first or the second text encoder. */
-function partsOf(pipeline: Pipeline, which: number): Pick<StableDiffusionXLPipeline, "tokenizer" | "text_encoder"> {
-  const { tokenizer, text_encoder, tokenizer_2, text_encoder_2 } = pipeline as StableDiffusionXLPipeline;
-  return which === 1
-    ? { tokenizer, text_encoder }
-    : { tokenizer: tokenizer_2, text_encoder: text_encoder_2 as unknown as CLIPTextModel };
-}
 
 async function checkEncoder(pipeline: Pipeline, which: number, encoder: Encoder, name: string): Promise<void> {
   const { tokenizer, text_encoder } = partsOf(pipeline, which);
@@ -117,16 +91,7 @@ describe("as in Diffusers", () => {
   test.each(cases.map((one) => [one.name, one] as const))("%s", async (name, { checkpoint, steps }) => {
     const pipeline = pipelines[checkpoint]!;
     for (const [i, step] of steps.entries()) {
-      const parts: Partial<ReturnType<typeof partsOf>> = step.encoder == null ? {} : partsOf(pipeline, step.encoder);
-      if (step.load !== undefined) {
-        const sources = [step.load].flat().map((one) => {
-          const tensors = tensorsOf(one);
-          if (step.form === "dict") return tensors;
-          return step.form === "tensor" ? tensors[step.key ?? Object.keys(tensors)[0]!]! : fileOf(tensors);
-        });
-        const source = Array.isArray(step.load) ? sources : sources[0]!;
-        await pipeline.load_textual_inversion(source, { token: step.token, ...parts });
-      } else if (step.encoders !== undefined) {
+      if (step.encoders !== undefined) {
         for (const [j, encoder] of step.encoders.entries()) {
           await checkEncoder(pipeline, j + 1, encoder, `${name}/${i}/${j + 1}`);
         }
@@ -134,9 +99,9 @@ describe("as in Diffusers", () => {
         const { prompt, ...options } = step.call;
         const run = pipeline as StableDiffusionPipeline;
         const { images } = await run(prompt, { ...options, generator: seeded(), output_type: "latent" });
-        expectClose(images.data, expected[`${name}/${i}`]!.data as Float32Array, tolerance, `${name}/${i}`);
+        expectClose(images.data, expected[`${name}/${i}/latent`]!.data as Float32Array, tolerance, `${name}/${i}`);
       } else {
-        await pipeline.unload_textual_inversion(step.unload, parts.tokenizer, parts.text_encoder);
+        await takeStep(pipeline, step, expected);
       }
     }
   });

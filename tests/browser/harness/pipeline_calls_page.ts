@@ -52,7 +52,7 @@ async function open(stem: string): Promise<{ fixture: FixtureSet; set: LoadedSet
   const fixture = (await (await fetched(`pipelines/${stem}.json`)).json()) as FixtureSet;
   const runner = await runners[stem]!();
   const tensors = { ...(runner.pictures && (await tensorsOf(runner.pictures))), ...(await tensorsOf(stem)) };
-  const set = await LoadedSet.load(runner, { tensors, fixture }, place);
+  const set = await LoadedSet.load(runner, { place, tensors, fixture });
   current = { stem, fixture, set };
   return current;
 }

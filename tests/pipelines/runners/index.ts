@@ -17,4 +17,8 @@ export const runners: Readonly<Record<string, () => Promise<CallRunner>>> = {
   t2i_adapter: () => import("./t2i_adapter.ts"),
   ip_adapter: () => import("./ip_adapter.ts"),
   pag: () => import("./pag.ts"),
+  lora: () => import("./lora.ts"),
+  textual_inversion: () => import("./textual_inversion.ts"),
+  prompts: () => import("./prompts.ts"),
+  combined: () => import("./combined.ts"),
 };

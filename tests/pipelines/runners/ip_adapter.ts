@@ -79,17 +79,26 @@ export async function load({ device, path }: Place): Promise<Record<string, AnyP
 /** What each UNet has been given. */
 const adapted = new WeakMap<object, string>();
 
-/** As Python does before each call; what is there already is not loaded again. */
-export async function prepare(pipeline: object, call: FixtureCall, { path }: Place): Promise<void> {
-  const { adapters, scale } = call as AdapterCall;
-  const any = pipeline as AnyPipeline;
-  const subfolder = any.constructor.name.includes("XL") ? "sdxl_models" : "models";
-  if (adapted.get(any.unet) !== adapters.join() || any.image_encoder === null) {
+/** Loads adapters, but what is there already. */
+export async function giveAdapters(
+  pipeline: AnyPipeline,
+  adapters: readonly string[],
+  scale: AdapterCall["scale"],
+  { path }: Place,
+): Promise<void> {
+  const subfolder = pipeline.constructor.name.includes("XL") ? "sdxl_models" : "models";
+  if (adapted.get(pipeline.unet) !== adapters.join() || pipeline.image_encoder === null) {
     const weight_name = adapters.map((name) => `${name}.safetensors`);
-    await any.load_ip_adapter(path("pipelines/ip-adapter-tiny"), { subfolder, weight_name });
-    adapted.set(any.unet, adapters.join());
+    await pipeline.load_ip_adapter(path("pipelines/ip-adapter-tiny"), { subfolder, weight_name });
+    adapted.set(pipeline.unet, adapters.join());
   }
-  any.set_ip_adapter_scale(scale);
+  pipeline.set_ip_adapter_scale(scale);
+}
+
+/** As Python does before each call. */
+export async function prepare(pipeline: object, call: FixtureCall, { place }: Given): Promise<void> {
+  const { adapters, scale } = call as AdapterCall;
+  await giveAdapters(pipeline as AnyPipeline, adapters, scale, place);
 }
 
 export async function options({ name, options }: FixtureCall, { tensors }: Given): Promise<Record<string, unknown>> {
@@ -106,7 +115,7 @@ export async function options({ name, options }: FixtureCall, { tensors }: Given
       const mask = await new IPAdapterMaskProcessor().preprocess(pictures);
       ip_adapter_masks.push(mask.reshape(1, mask.dims[0]!, mask.dims[2]!, mask.dims[3]!));
     }
-    made["cross_attention_kwargs"] = { ip_adapter_masks };
+    made["cross_attention_kwargs"] = { ...(made["cross_attention_kwargs"] as object), ip_adapter_masks };
   }
   const generator = Array.isArray(seed) ? seed.map(seeded) : seeded(Number(seed));
   return { ...made, generator, output_type: "latent" };

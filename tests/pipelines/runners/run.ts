@@ -1,6 +1,6 @@
 import { type AnyPipeline, type RawImage, type Scheduler, schedulerRegistry, Tensor } from "@diffusers-web/pipelines";
 import { optionsOf } from "../../support/calls.ts";
-import type { CallRunner, FixtureCall, FixtureSet, Given, Place } from "./types.ts";
+import type { CallRunner, FixtureCall, Given } from "./types.ts";
 
 /** What a call made. */
 export interface Made {
@@ -12,46 +12,64 @@ export interface Made {
 
 /** The pipelines of a fixture set, ready for any of its calls. */
 export class LoadedSet {
-  private readonly originals: ReadonlyMap<string, Scheduler>;
+  private pipelines: Readonly<Record<string, AnyPipeline>> = {};
+  private originals: ReadonlyMap<string, Scheduler> = new Map();
 
   private constructor(
     private readonly runner: CallRunner,
     private readonly given: Given,
-    private readonly place: Place,
-    private readonly pipelines: Readonly<Record<string, AnyPipeline>>,
-  ) {
-    this.originals = new Map(Object.entries(pipelines).map(([name, { scheduler }]) => [name, scheduler]));
+  ) {}
+
+  static async load(runner: CallRunner, given: Given): Promise<LoadedSet> {
+    const set = new LoadedSet(runner, given);
+    await set.open();
+    return set;
   }
 
-  static async load(runner: CallRunner, given: Given, place: Place): Promise<LoadedSet> {
-    const fixture: FixtureSet = given.fixture;
-    return new LoadedSet(runner, given, place, (await runner.load(place, fixture)) as Record<string, AnyPipeline>);
+  private async open(): Promise<void> {
+    const { place, fixture } = this.given;
+    this.pipelines = (await this.runner.load(place, fixture)) as Record<string, AnyPipeline>;
+    this.originals = new Map(Object.entries(this.pipelines).map(([name, { scheduler }]) => [name, scheduler]));
+  }
+
+  private nameOf(call: FixtureCall): string {
+    return this.runner.pipelineOf?.(call) ?? call.checkpoint ?? call.pipeline!;
+  }
+
+  /** The pipeline of a call. */
+  pipelineOf(call: FixtureCall): AnyPipeline {
+    return this.pipelines[this.nameOf(call)]!;
   }
 
   async run(call: FixtureCall): Promise<Made> {
-    const { runner, given, place } = this;
-    const name = runner.pipelineOf?.(call) ?? call.checkpoint ?? call.pipeline!;
-    const pipeline = this.pipelines[name]!;
-    const original = this.originals.get(name)!;
+    const { runner, given } = this;
+    if ((await runner.renew?.(this.pipelines)) === false) {
+      await this.dispose();
+      await this.open();
+    }
+    const pipeline = this.pipelineOf(call);
+    const original = this.originals.get(this.nameOf(call))!;
     pipeline.scheduler = original;
     if (call.scheduler !== null) {
       const cls = schedulerRegistry[call.scheduler.class]!;
       pipeline.scheduler = cls.from_config(original.config, call.scheduler.kwargs);
     }
-    await runner.prepare?.(pipeline, call, place);
-    const options = (await runner.options?.(call, given)) ?? optionsOf(call, given.tensors);
+    await runner.prepare?.(pipeline, call, given);
+    const optionsOfCall = async () => (await runner.options?.(call, given)) ?? optionsOf(call, given.tensors);
     const last = runner.lastOf?.(call);
     // The latents that the picture is decoded of are those of the last step.
     let latents: Tensor | undefined;
     const { images } = await pipeline({
-      ...options,
+      ...(await optionsOfCall()),
       ...(last === undefined ? {} : { callback_on_step_end_tensor_inputs: [last] }),
       callback_on_step_end: (_, __, ___, tensors) => {
         latents = tensors[last ?? "latents"] ?? tensors["image"];
       },
     });
     if (images instanceof Tensor) return { latents: latents ?? images, images: undefined };
-    return { latents: latents!, images };
+    // A call of no steps shows none.
+    latents ??= (await pipeline({ ...(await optionsOfCall()), output_type: "latent" })).images;
+    return { latents, images };
   }
 
   async dispose(): Promise<void> {

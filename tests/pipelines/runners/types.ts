@@ -1,3 +1,4 @@
+import type { AnyPipeline } from "@diffusers-web/pipelines";
 import type { Call, Tensors } from "../../support/calls.ts";
 
 /** Where a fixture set's calls are made. */
@@ -22,8 +23,9 @@ export interface FixtureCall extends Omit<Call, "checkpoint"> {
   readonly kind?: string | null;
 }
 
-/** What options are made of. */
+/** What calls are made with. */
 export interface Given {
+  readonly place: Place;
   /** The fixture's own, and those of the set that its pictures are of. */
   readonly tensors: Tensors;
   readonly fixture: FixtureSet;
@@ -41,6 +43,8 @@ export interface CallRunner {
   options?(call: FixtureCall, given: Given): Record<string, unknown> | Promise<Record<string, unknown>>;
   /** The tensor of callback_on_step_end that is compared; without it, `latents`. */
   lastOf?(call: FixtureCall): string;
+  /** Takes away what an earlier call left; false where that can't be done: then all is loaded anew. */
+  renew?(pipelines: Readonly<Record<string, AnyPipeline>>): boolean | Promise<boolean>;
   /** What comes before a call, after the scheduler was put in. */
-  prepare?(pipeline: object, call: FixtureCall, place: Place): Promise<void> | void;
+  prepare?(pipeline: object, call: FixtureCall, given: Given): Promise<void> | void;
 }

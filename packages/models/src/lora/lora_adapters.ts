@@ -148,7 +148,8 @@ export class LoraAdapters {
    */
   delete_adapters(names: readonly string[]): void {
     for (const name of names) {
-      if (!this.adapters.delete(name)) continue;
+      // One that the model does not have may be what its layers were told to use.
+      this.adapters.delete(name);
       const successors = new Set<string>();
       for (const layer of this.layers.values()) {
         layer.scaling.delete(name);

@@ -129,9 +129,9 @@ export class IPAdapters {
     return feeds;
   }
 
-  /** Emits what the second attentions see in the pictures, from the inputs that `dims` has. */
+  /** Emits what the second attentions see in the pictures, from the inputs that `dims` has: none for the model's own layers. */
   emit(g: GraphBuilder, dims: Dims): AttentionConditions["images"] {
-    if (this.count === 0) return undefined;
+    if (dims["ip_image_embeds_0"] === undefined) return undefined;
     const ids = this.attentionIds();
     const parts = this.adapters.map((adapter, i) => {
       const embeds = dims[`ip_image_embeds_${i}`]!;
