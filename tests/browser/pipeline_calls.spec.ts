@@ -2,11 +2,11 @@
  * The calls of tests/fixtures/pipelines on WebGPU (SwiftShader), made as on WASM (tests/pipelines/*.test.ts) and compared with
  * the same latents and pictures of Diffusers'.
  */
-import { expect, type Page, test } from "@playwright/test";
+import { type Page, test } from "@playwright/test";
 import { runners } from "../pipelines/runners/index.ts";
 import { compare } from "../support/allclose.ts";
 import { fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
+import { expectAsInPython } from "../support/python_results.ts";
 
 // All in one page, which is opened anew after a failure.
 let page: Page;
@@ -59,20 +59,11 @@ for (const { stem, name } of chosen) {
       name,
     ] as const);
     const expected = fixtureTensors(`pipelines/${stem}.safetensors`);
+    // float32 in another order of summing, over the steps: at most 4.5e-5 was seen, of a third of all calls. The issue allows this.
+    expectAsInPython(name, { latents, images }, expected, 1e-3);
     const latent = expected[`${name}/latent`] ?? expected[`${name}/last`];
-    const drawn = expected[`${name}/image`];
-    expect(latent ?? drawn, "Python's results").toBeDefined();
-    if (latent !== undefined) {
-      expect(latents.dims).toEqual(latent.dims);
-      const { error, scale } = compare(latents.data, latent.data as Float32Array);
-      if (given !== undefined) console.log(`${stem}/${name}: ${(error / scale).toExponential(1)}, ${graphs} graphs`);
-      // float32 in another order of summing, over the steps: at most 1.1e-5 was seen, of 61 calls. The issue allows this.
-      expect(error).toBeLessThanOrEqual(1e-3 * scale);
-    }
-    if (drawn !== undefined && images !== undefined) {
-      // Gray pictures have no channels in Python.
-      expect(images.dims.slice(0, 3)).toEqual(drawn.dims.slice(0, 3));
-      expectSamePicture(images.data, drawn.data as Uint8Array);
-    }
+    if (given === undefined || latent === undefined) return;
+    const { error, scale } = compare(latents.data, latent.data as Float32Array);
+    console.log(`${stem}/${name}: ${(error / scale).toExponential(1)}, ${graphs} graphs`);
   });
 }

@@ -1,113 +1,41 @@
 /** ControlNets on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_controlnet.py. */
-import { Generator, RawImage, type Scheduler, schedulerRegistry, Tensor } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { type RawImage, type Scheduler, Tensor } from "@diffusers-web/pipelines";
+import { describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { load } from "./runners/controlnet.ts";
-
-interface Call {
-  name: string;
-  checkpoint: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { seed: number | number[] };
-}
+import { pictureOf, seeded } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import * as runner from "./runners/controlnet.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
 type Shapes = number[] | number[][];
 
-const { calls, printed, callbacks } = JSON.parse(fixtureText("pipelines/controlnet.json")) as {
-  calls: Call[];
-  printed: Record<string, string>;
-  callbacks: Record<string, [number, number, Record<string, Shapes>][]>;
-};
-const expected = fixtureTensors("pipelines/controlnet.safetensors");
-const sd = fixturePath("pipelines/sd1-tiny");
-const xl = fixturePath("pipelines/sdxl-tiny");
-const seeded = (seed: number): Generator => new Generator().manual_seed(seed);
-const tensorOf = (name: string): Tensor => {
-  const { data, dims } = expected[name]!;
-  return new Tensor("float32", data as Float32Array, dims);
-};
-const picture = (name: string): RawImage => {
-  const { data, dims } = expected[`picture/${name}`]!;
-  return new RawImage(data as Uint8Array, dims[1]!, dims[0]!, (dims[2] ?? 1) as 1 | 3 | 4);
-};
-/** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
-const tolerance = 1e-4;
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly callbacks: Record<string, [number, number, Record<string, Shapes>][]>;
+}
 
 /** The pipelines of several classes, which are called alike here. */
 interface Called {
   (options: object): Promise<{ images: Tensor | RawImage[] }>;
   scheduler: Scheduler;
   readonly num_timesteps: number;
-  dispose(): Promise<void>;
 }
 
-const pipelines: Record<string, Called> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  // Diffusers warns of long prompts as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
-  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
+const opened = openSet<Fixture, Called>("controlnet", runner);
+const { expected, pipelines, originals, fresh } = opened;
+const { calls, printed, callbacks } = opened.fixture;
+const sd = fixturePath("pipelines/sd1-tiny");
+const xl = fixturePath("pipelines/sdxl-tiny");
+const picture = (name: string): RawImage => pictureOf(expected[`picture/${name}`]!);
+/** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
+const tolerance = 1e-4;
 
 test.each(Object.keys(printed).filter((name) => !name.includes(" ")))("%s prints as in Python", (name) => {
-  pipelines[name]!.scheduler = originals[name]!;
-  expect(`${pipelines[name]}`.replace(sd, "PATH").replace(xl, "PATH")).toBe(printed[name]);
+  expect(`${fresh(name)}`.replace(sd, "PATH").replace(xl, "PATH")).toBe(printed[name]);
 });
 
-/** A picture by name, a list of them (or of lists), or the tensor that Python drew. */
-function imageOf(image: unknown, name: string): unknown {
-  if (typeof image === "string") return picture(image);
-  const list = image as unknown[];
-  if (typeof list[0] === "number") return tensorOf(name);
-  return list.map((one, i) => imageOf(one, `${name}/${i}`));
-}
-
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[call.checkpoint]!;
-    pipeline.scheduler = originals[call.checkpoint]!;
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    const { seed, low: _low, normal: _normal, ...rest } = call.options;
-    for (const key of ["image", "mask_image", "control_image"]) {
-      if (key in rest) rest[key] = imageOf(rest[key], `given/${name}/${key}`);
-    }
-    for (const key of ["prompt_embeds", "negative_prompt_embeds", "latents"]) {
-      if (key in rest) rest[key] = tensorOf(`${name}/${key}`);
-    }
-    if ("timesteps" in rest || "sigmas" in rest) delete rest["num_inference_steps"];
-
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const drawn = expected[`${name}/image`];
-    const { images } = await pipeline({
-      ...rest,
-      generator: Array.isArray(seed) ? seed.map(seeded) : seeded(seed),
-      output_type: drawn === undefined ? "latent" : "image",
-      callback_on_step_end: (_: unknown, __: unknown, ___: unknown, tensors: { latents: Tensor }) => {
-        latents = tensors.latents;
-      },
-    });
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, tolerance, name);
-    if (drawn === undefined) return;
-    const made = images as RawImage[];
-    expect([made.length, made[0]!.height, made[0]!.width]).toEqual(drawn.dims.slice(0, 3));
-    expectSamePicture(
-      made.flatMap((image) => [...image.data]),
-      drawn.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 describe("callbacks", () => {
   type Value = Tensor | Tensor[];

@@ -1,28 +1,28 @@
 /** Depth to pictures on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_depth2img.py. */
 import {
   RawImage,
-  type Scheduler,
-  type StableDiffusionDepth2ImgOptions,
   StableDiffusionDepth2ImgPipeline,
-  schedulerRegistry,
   Tensor,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { spreadDepth } from "../../packages/pipelines/src/stable_diffusion/depth_map.ts";
 import { expectClose } from "../support/allclose.ts";
-import { type Call, optionsOf, pictureOf, seeded, tensorOf } from "../support/calls.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { load, pipelineOf } from "./runners/depth2img.ts";
+import { pictureOf, seeded, tensorOf } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath, fixtureTensors } from "../support/fixtures.ts";
+import * as runner from "./runners/depth2img.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/depth2img.json")) as {
-  calls: Call[];
-  printed: string;
-  callback: [number, number, string[], number[]][];
-};
-const expected = fixtureTensors("pipelines/depth2img.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: string;
+  readonly callback: [number, number, string[], number[]][];
+}
+
+const opened = openSet<Fixture, StableDiffusionDepth2ImgPipeline>("depth2img", runner);
+const { expected, pipelines, fresh } = opened;
+const { printed, callback } = opened.fixture;
 const given = fixtureTensors("pipelines/img2img.safetensors");
 const picture = (name: string): RawImage => pictureOf(given[`picture/${name}`]!);
 /**
@@ -32,61 +32,23 @@ const picture = (name: string): RawImage => pictureOf(given[`picture/${name}`]!)
 const latentTolerance = 5e-5;
 
 let pipeline: StableDiffusionDepth2ImgPipeline;
-let original: Scheduler;
-beforeAll(async () => {
-  // Diffusers warns of long prompts as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  pipeline = (await load({ device: "wasm", path: fixturePath }))[pipelineOf()]!;
-  original = pipeline.scheduler;
-});
-afterAll(async () => {
-  await pipeline.dispose();
+beforeAll(() => {
+  pipeline = pipelines[runner.pipelineOf()]!;
 });
 
 test("prints as in Python", () => {
-  pipeline.scheduler = original;
-  expect(`${pipeline}`.replace(fixturePath("pipelines/depth-tiny"), "PATH")).toBe(
+  expect(`${fresh(runner.pipelineOf())}`.replace(fixturePath("pipelines/depth-tiny"), "PATH")).toBe(
     // Without torchvision, transformers takes another class of the same name in front.
     printed.replace("DPTImageProcessorPil", "DPTImageProcessor"),
   );
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    pipeline.scheduler = original;
-    if (call.scheduler !== null) {
-      pipeline.scheduler = schedulerRegistry[call.scheduler.class]!.from_config(original.config, call.scheduler.kwargs);
-    }
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const output = await pipeline({
-      ...(optionsOf(call, { ...given, ...expected }) as StableDiffusionDepth2ImgOptions),
-      output_type: "image",
-      callback_on_step_end: (_, __, ___, tensors) => {
-        latents = tensors.latents;
-      },
-    });
-    expect(Object.keys(output)).toEqual(["images"]);
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, latentTolerance, name);
-    const drawn = expected[`${name}/image`];
-    if (drawn === undefined) return;
-    const { images } = output;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(drawn.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((one) => [...one.data]),
-      drawn.data,
-    );
-  });
-});
+testCalls(opened, latentTolerance);
 
 describe("a call", () => {
   const prompt = "a photo of a red fox!";
   const call = { image: picture("photo"), num_inference_steps: 4 };
-  beforeAll(() => {
-    pipeline.scheduler = original;
-  });
+  beforeAll(() => void fresh(runner.pipelineOf()));
 
   test("the callback may replace the depth", async () => {
     const seen: unknown[] = [];
@@ -131,9 +93,12 @@ describe("a call", () => {
     expectClose(images.data, expected["depth map/latent"]!.data as Float32Array, latentTolerance);
   });
 
-  test("pictures say what they were made with", async () => {
-    const { images } = await pipeline("a cat", { ...call, strength: 0.6, generator: seeded(42) });
-    expect(images[0]!.metadata["parameters"]).toMatch(/^a cat\nSteps: 4, .*Seed: 42, .*Denoising strength: 0.6$/);
+  test("pictures say what they were made with, and there is nothing beside them", async () => {
+    const output = await pipeline("a cat", { ...call, strength: 0.6, generator: seeded(42) });
+    expect(Object.keys(output)).toEqual(["images"]);
+    expect(output.images[0]!.metadata["parameters"]).toMatch(
+      /^a cat\nSteps: 4, .*Seed: 42, .*Denoising strength: 0.6$/,
+    );
   });
 });
 

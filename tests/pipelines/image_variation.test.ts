@@ -7,28 +7,29 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   DiffusionPipeline,
-  type RawImage,
-  type Scheduler,
   StableDiffusionImageVariationPipeline,
-  schedulerRegistry,
   Tensor,
   UNet2DConditionModel,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { type PictureCall, pictureNamed, pictureOptions, seeded } from "../support/picture_calls.ts";
-import { expectSamePicture } from "../support/pictures.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import { pictureNamed, seeded } from "../support/picture_calls.ts";
 import { checkerFiles } from "../support/safety_checker.ts";
+import * as runner from "./runners/image_variation.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { calls, printed, seen } = JSON.parse(fixtureText("pipelines/image_variation.json")) as {
-  calls: PictureCall[];
-  printed: string;
-  seen: [number, number][];
-};
-const expected = fixtureTensors("pipelines/image_variation.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: string;
+  readonly seen: [number, number][];
+}
+
+const opened = openSet<Fixture>("image_variation", runner);
+const { expected } = opened;
+const { printed, seen } = opened.fixture;
 const device = "wasm";
 /** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
 const tolerance = 1e-4;
@@ -40,9 +41,7 @@ const close = (actual: Tensor, name: string): void => {
 /** A checkpoint as lambdalabs/sd-image-variations-diffusers lies on the hub. */
 const folder = mkdtempSync(join(tmpdir(), "variation-"));
 let pipeline: StableDiffusionImageVariationPipeline;
-let original: Scheduler;
 beforeAll(async () => {
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
   cpSync(fixturePath("pipelines/image-variation-tiny"), folder, { recursive: true });
   for (const part of ["unet", "vae", "scheduler"]) {
     cpSync(fixturePath(`pipelines/sd1-tiny/${part}`), join(folder, part), { recursive: true });
@@ -50,7 +49,6 @@ beforeAll(async () => {
   const loaded = await DiffusionPipeline.from_pretrained(folder, { device });
   if (!(loaded instanceof StableDiffusionImageVariationPipeline)) throw new Error("another class");
   pipeline = loaded;
-  original = pipeline.scheduler;
 });
 afterAll(async () => {
   await pipeline.dispose();
@@ -61,34 +59,11 @@ test("prints as in Python", () => {
   expect(`${pipeline}`.replace(folder, "PATH")).toBe(printed);
 });
 
-test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-  pipeline.scheduler = original;
-  if (call.scheduler !== null) {
-    const cls = schedulerRegistry[call.scheduler.class]!;
-    pipeline.scheduler = cls.from_config(original.config, call.scheduler.kwargs);
-  }
-  const run = async (output_type: "latent" | "image"): Promise<Tensor | RawImage[]> => {
-    const { images } = await pipeline({ ...pictureOptions(call.options, call).options, output_type });
-    return images;
-  };
-  close((await run("latent")) as Tensor, `${name}/latent`);
-  if (!call.options.shows) return;
-  const images = (await run("image")) as RawImage[];
-  const pictures = expected[`${name}/image`]!;
-  expect([images.length, images[0]!.height, images[0]!.width]).toEqual(pictures.dims.slice(0, 3));
-  expectSamePicture(
-    images.flatMap((image) => [...image.data]),
-    pictures.data,
-  );
-});
+testCalls(opened, tolerance);
 
 describe("a run", () => {
   const call = () => ({ num_inference_steps: 3, generator: seeded(0) });
   const image = pictureNamed("photo");
-  beforeAll(() => {
-    pipeline.scheduler = original;
-  });
-
   test("the picture is the first argument, or an option", async () => {
     const latent = { output_type: "latent" } as const;
     close((await pipeline(image, { ...call(), ...latent })).images, "defaults/latent");

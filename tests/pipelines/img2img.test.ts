@@ -11,31 +11,31 @@ import {
   Generator,
   IPNDMScheduler,
   RawImage,
-  type Scheduler,
-  type StableDiffusionImg2ImgOptions,
   StableDiffusionImg2ImgPipeline,
   StableDiffusionSafetyChecker,
-  schedulerRegistry,
   Tensor,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { encodeImage } from "../../packages/pipelines/src/stable_diffusion/image_latents.ts";
 import { memorySource } from "../models/cases.ts";
 import { expectClose } from "../support/allclose.ts";
-import { type Call, optionsOf } from "../support/calls.ts";
-import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { type FixtureTensor, fixturePath } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
 import { checkerFiles, safetyCheckerFixture } from "../support/safety_checker.ts";
-import { load } from "./runners/img2img.ts";
+import * as runner from "./runners/img2img.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/img2img.json")) as {
-  calls: Call[];
-  printed: Record<string, string>;
-  callback: [number, number, string[], number[]][];
-};
-const expected = fixtureTensors("pipelines/img2img.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly callback: [number, number, string[], number[]][];
+}
+
+const opened = openSet<Fixture, StableDiffusionImg2ImgPipeline>("img2img", runner);
+const { expected, pipelines, originals, fresh } = opened;
+const { printed, callback } = opened.fixture;
 const emoji = fileURLToPath(new URL("../../demo/public/models/emoji-diffusion", import.meta.url));
 const pathOf = (name: string) =>
   name === "emoji" ? emoji : fixturePath(`pipelines/${name === "sd2-tiny" ? name : "sd1-tiny"}`);
@@ -49,52 +49,11 @@ const picture = (name: string): RawImage => pictureOf(expected[`picture/${name}`
  */
 const latentTolerance = 5e-5;
 
-const pipelines: Record<string, StableDiffusionImg2ImgPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  // Diffusers warns of long prompts and of single sizes as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
-  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
-
 test.each(Object.keys(printed))("%s prints as in Python", (name) => {
-  pipelines[name]!.scheduler = originals[name]!;
-  expect(`${pipelines[name]}`.replace(pathOf(name), "PATH")).toBe(printed[name]);
+  expect(`${fresh(name)}`.replace(pathOf(name), "PATH")).toBe(printed[name]);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[call.checkpoint]!;
-    pipeline.scheduler = originals[call.checkpoint]!;
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const { images } = await pipeline({
-      ...(optionsOf(call, expected) as StableDiffusionImg2ImgOptions),
-      output_type: "image",
-      callback_on_step_end: (_, __, ___, tensors) => {
-        latents = tensors.latents;
-      },
-    });
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, latentTolerance, name);
-    const drawn = expected[`${name}/image`];
-    if (drawn === undefined) return;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(drawn.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((one) => [...one.data]),
-      drawn.data,
-    );
-  });
-});
+testCalls(opened, latentTolerance);
 
 describe("a call", () => {
   const prompt = "a photo of a red fox!";

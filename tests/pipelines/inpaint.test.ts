@@ -10,35 +10,27 @@ import {
   type InpaintCallbackTensors,
   PNDMScheduler,
   RawImage,
-  type Scheduler,
-  type StableDiffusionInpaintOptions,
   StableDiffusionInpaintPipeline,
   StableDiffusionPipeline,
-  schedulerRegistry,
-  Tensor,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import {
-  type PictureCall,
-  type PictureCallOptions,
-  pictureNamed,
-  pictureOptions,
-  seeded,
-} from "../support/picture_calls.ts";
-import { expectSamePicture } from "../support/pictures.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath, fixtureTensors } from "../support/fixtures.ts";
+import { pictureNamed, seeded } from "../support/picture_calls.ts";
 import { withInputs } from "../support/wide_checkpoint.ts";
-import { load } from "./runners/inpaint.ts";
+import * as runner from "./runners/inpaint.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { base, calls, printed, callback, outdated } = JSON.parse(fixtureText("pipelines/inpaint.json")) as {
-  base: PictureCallOptions;
-  calls: PictureCall[];
-  printed: Record<string, string>;
-  callback: [number, number, Record<string, number[]>][];
-  outdated: object;
-};
-const expected = fixtureTensors("pipelines/inpaint.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly callback: [number, number, Record<string, number[]>][];
+  readonly outdated: object;
+}
+
+const opened = openSet<Fixture, StableDiffusionInpaintPipeline>("inpaint", runner);
+const { expected, fresh } = opened;
+const { calls, printed, callback, outdated } = opened.fixture;
 const emoji = fileURLToPath(new URL("../../demo/public/models/emoji-diffusion", import.meta.url));
 /** Rounding differs between engines, and grows over the steps: at most 2.5e-5 of the scale was measured. The issue allows 1e-3. */
 const latentTolerance = 1e-4;
@@ -47,24 +39,6 @@ const device = "wasm";
 const pathOf = (checkpoint: string): string =>
   checkpoint === "emoji" ? emoji : fixturePath(`pipelines/${checkpoint === "sd2-tiny" ? checkpoint : "sd1-tiny"}`);
 const modelPath = (name: string): string => fixturePath(`pipelines/${name}`);
-
-const pipelines: Record<string, StableDiffusionInpaintPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device, path: fixturePath }));
-  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
-
-/** A pipeline with its own scheduler. */
-function fresh(name: string): StableDiffusionInpaintPipeline {
-  const pipeline = pipelines[name]!;
-  pipeline.scheduler = originals[name]!;
-  return pipeline;
-}
 
 test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${fresh(name)}`.replace(pathOf(name), "PATH")).toBe(printed[name]);
@@ -121,38 +95,7 @@ test("a checkpoint in one file, of a UNet that sees the mask", async () => {
   }
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = fresh(call.checkpoint);
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    const { shows, options: given } = pictureOptions(base, call);
-    let latents: Tensor | undefined;
-    const options: StableDiffusionInpaintOptions = {
-      ...given,
-      output_type: shows ? "image" : "latent",
-      callback_on_step_end: (_pipe, _i, _t, tensors) => {
-        latents = tensors.latents;
-      },
-    };
-    const { images } = await pipeline(options);
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, latentTolerance, name);
-    if (images instanceof Tensor) {
-      expect(images).toBe(latents);
-      return;
-    }
-    const pictures = expected[`${name}/image`]!;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(pictures.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((image) => [...image.data]),
-      pictures.data,
-    );
-  });
-});
+testCalls(opened, latentTolerance);
 
 describe("a run", () => {
   const call = () => ({

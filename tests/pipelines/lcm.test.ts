@@ -3,7 +3,6 @@
  * same seeds: tests/fixtures/pipelines/make_lcm.py.
  */
 import {
-  type AnyPipeline,
   AutoPipelineForImage2Image,
   AutoPipelineForInpainting,
   AutoPipelineForText2Image,
@@ -13,26 +12,27 @@ import {
   LatentConsistencyModelPipeline,
   LCMScheduler,
   RawImage,
-  type Scheduler,
   StableDiffusionPipeline,
-  schedulerRegistry,
   Tensor,
   type UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type Call, optionsOf, pictureOf, seeded } from "../support/calls.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { lastOf, load } from "./runners/lcm.ts";
+import { pictureOf, seeded } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import * as runner from "./runners/lcm.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/lcm.json")) as {
-  calls: Call[];
-  printed: Record<string, string>;
-  callback: [number, number, string[], number[][]][];
-};
-const expected = fixtureTensors("pipelines/lcm.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly callback: [number, number, string[], number[][]][];
+}
+
+const opened = openSet<Fixture>("lcm", runner);
+const { expected, pipelines, originals } = opened;
+const { printed, callback } = opened.fixture;
 const folder = fixturePath("pipelines/lcm-tiny");
 const sd1 = fixturePath("pipelines/sd1-tiny");
 const prompt = "a photo of a red fox!";
@@ -40,19 +40,10 @@ const photo = pictureOf(expected["picture/photo"]!);
 /** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
 const tolerance = 1e-4;
 
-const pipelines: Record<string, AnyPipeline> = {};
-const originals: Record<string, Scheduler> = {};
 let parts: object;
-beforeAll(async () => {
-  // Diffusers warns of long prompts and of a missing safety checker as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
+beforeAll(() => {
   const { unet, vae, text_encoder, tokenizer } = pipelines["lcm"]!;
   parts = { unet, vae, text_encoder, tokenizer };
-  for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
 });
 
 const shown = (pipeline: unknown): string => `${pipeline}`.replace(folder, "LCM").replace(sd1, "SD");
@@ -79,36 +70,7 @@ test("AutoPipelines know the family, and from_pipe leads there and back", async 
   await expect(AutoPipelineForInpainting.from_pretrained(folder, parts)).rejects.toThrow(/inpainting.*\(lcm\)/);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[call.checkpoint]!;
-    pipeline.scheduler = originals[call.checkpoint]!;
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    const last = lastOf(call);
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const { images } = await pipeline({
-      ...optionsOf(call, expected),
-      callback_on_step_end_tensor_inputs: [last],
-      callback_on_step_end: (_, __, ___, tensors) => {
-        latents = tensors[last];
-      },
-    });
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, tolerance, name);
-    const drawn = expected[`${name}/image`];
-    if (drawn === undefined) return;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(drawn.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((one) => [...one.data]),
-      drawn.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 describe("around a run", () => {
   const imagesOf: Record<string, object> = { lcm: {}, "lcm i2i": { image: photo } };

@@ -4,77 +4,54 @@ import {
   AutoPipelineForImage2Image,
   AutoPipelineForText2Image,
   DiffusionPipeline,
-  Generator,
-  RawImage,
-  type Scheduler,
+  type RawImage,
   StableDiffusionPAGImg2ImgPipeline,
   StableDiffusionPAGPipeline,
   StableDiffusionPipeline,
   StableDiffusionXLPAGImg2ImgPipeline,
   StableDiffusionXLPAGPipeline,
   schedulerRegistry,
-  Tensor,
+  type Tensor,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import { compare, expectClose } from "../support/allclose.ts";
-import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { load } from "./runners/pag.ts";
-
-interface Call {
-  name: string;
-  pipeline: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { seed: number | number[] };
-  layers: string | string[];
-}
+import { pictureOf, seeded } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import * as runner from "./runners/pag.ts";
+import type { FixtureCall, FixtureSet } from "./runners/types.ts";
 
 interface Called {
   names: string[];
   seen: [number, number, Record<string, number[]>][];
 }
 
-const { calls, printed, called, errors } = JSON.parse(fixtureText("pipelines/pag.json")) as {
-  calls: Call[];
-  printed: Record<string, string>;
-  called: Record<string, Called>;
-  errors: Record<string, string>;
-};
-const expected = fixtureTensors("pipelines/pag.safetensors");
-const path = (name: string): string => fixturePath(`pipelines/${name}`);
-const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
-const seeded = (seed: number): Generator => new Generator().manual_seed(seed);
-const picture = (name: string): RawImage => {
-  const { data, dims } = expected[`picture/${name}`]!;
-  return new RawImage(data as Uint8Array, dims[1]!, dims[0]!, 3);
-};
-/** Rounding differs between engines, and grows over the steps and with the scales. The issue allows 1e-3. */
-const tolerance = 1e-4;
-const device = "wasm";
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly called: Record<string, Called>;
+  readonly errors: Record<string, string>;
+}
 
 type PAGPipeline =
   | StableDiffusionPAGPipeline
   | StableDiffusionXLPAGPipeline
   | StableDiffusionPAGImg2ImgPipeline
   | StableDiffusionXLPAGImg2ImgPipeline;
-const pipelines: Record<string, PAGPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  // Diffusers warns of long prompts as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device, path: fixturePath }));
-  for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
+
+const opened = openSet<Fixture, PAGPipeline>("pag", runner);
+const { expected, pipelines, originals, fresh } = opened;
+const { printed, called, errors } = opened.fixture;
+const path = (name: string): string => fixturePath(`pipelines/${name}`);
+const picture = (name: string): RawImage => pictureOf(expected[`picture/${name}`]!);
+/** Rounding differs between engines, and grows over the steps and with the scales. The issue allows 1e-3. */
+const tolerance = 1e-4;
+const device = "wasm";
 
 /** A pipeline with a scheduler of another class (null: its own), and with layers. */
-function prepared(name: string, scheduler: Call["scheduler"], layers: string | string[]): PAGPipeline {
-  const pipeline = pipelines[name]!;
-  pipeline.scheduler = originals[name]!;
+function prepared(name: string, scheduler: FixtureCall["scheduler"], layers: string | string[]): PAGPipeline {
+  const pipeline = fresh(name);
   if (scheduler !== null) {
     pipeline.scheduler = schedulerRegistry[scheduler.class]!.from_config(originals[name]!.config, scheduler.kwargs);
   }
@@ -91,41 +68,7 @@ test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(Object.entries(paths).reduce((named, [short, long]) => named.replace(long, short), text)).toBe(printed[name]);
 });
 
-describe("calls", () => {
-  test.each(calls.map((one) => [one.name, one] as const))("%s", async (name, one) => {
-    const pipeline = prepared(one.pipeline, one.scheduler, one.layers);
-    const { seed, image, ...rest } = one.options;
-    for (const key of Object.keys(rest)) {
-      const given = expected[`${name}/${key}`];
-      if (given !== undefined) rest[key] = tensorOf(given);
-    }
-    if ("sigmas" in rest) delete rest["num_inference_steps"];
-    if (image !== undefined)
-      rest["image"] = typeof image === "string" ? picture(image) : (image as string[]).map(picture);
-
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const drawn = expected[`${name}/image`];
-    const { images } = await call(pipeline, {
-      ...rest,
-      generator: Array.isArray(seed) ? seed.map(seeded) : seeded(seed),
-      output_type: drawn === undefined ? "latent" : "image",
-      callback_on_step_end: (_: unknown, __: number, ___: number, tensors: { latents: Tensor }) => {
-        latents = tensors.latents;
-      },
-    });
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, tolerance, name);
-    if (drawn === undefined) return;
-    const pictures = images as RawImage[];
-    expect([pictures.length, pictures[0]!.height, pictures[0]!.width]).toEqual(drawn.dims.slice(0, 3));
-    expectSamePicture(
-      pictures.flatMap((shown) => [...shown.data]),
-      drawn.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 const prompt = "a photo of a red fox!";
 

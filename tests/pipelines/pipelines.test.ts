@@ -1,83 +1,39 @@
 /**
  * Whole pipelines on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_pipelines.py.
  */
-import {
-  type AnyPipeline,
-  type RawImage,
-  type Scheduler,
-  StableDiffusionPipeline,
-  schedulerRegistry,
-  type Tensor,
-} from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { StableDiffusionPipeline } from "@diffusers-web/pipelines";
+import { beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type Call, optionsOf, seeded } from "../support/calls.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { emoji, load } from "./runners/pipelines.ts";
+import { seeded } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import * as runner from "./runners/pipelines.ts";
+import type { FixtureCall, FixtureSet } from "./runners/types.ts";
 
-const { calls, printed, schedulers, callback } = JSON.parse(fixtureText("pipelines/pipelines.json")) as {
-  calls: (Call & { printed?: string })[];
-  printed: Record<string, string>;
-  schedulers: Record<string, string>;
-  callback: [number, number, string[], number[]][];
-};
-const expected = fixtureTensors("pipelines/pipelines.safetensors");
-const pathOf = (checkpoint: string) => fixturePath(checkpoint === "emoji" ? emoji : `pipelines/${checkpoint}`);
+interface Fixture extends FixtureSet {
+  readonly calls: readonly (FixtureCall & { readonly printed?: string })[];
+  readonly printed: Record<string, string>;
+  readonly schedulers: Record<string, string>;
+  readonly callback: [number, number, string[], number[]][];
+}
+
+const opened = openSet<Fixture>("pipelines", runner);
+const { expected, pipelines, originals, fresh } = opened;
+const { calls, printed, schedulers, callback } = opened.fixture;
+const pathOf = (checkpoint: string) => fixturePath(checkpoint === "emoji" ? runner.emoji : `pipelines/${checkpoint}`);
 /**
  * Rounding differs between engines, and grows over the steps: at most 2.2e-5 of the scale was measured (DDPM, whose noise
  * amplifies it). The issue allows 1e-3.
  */
 const latentTolerance = 1e-4;
 
-const checkpoints = Object.keys(printed);
-const pipelines: Record<string, AnyPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  // Diffusers warns of long prompts and of single sizes as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
-  for (const [name, { scheduler }] of Object.entries(pipelines)) originals[name] = scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
-
-test.each(checkpoints)("%s prints as in Python", (name) => {
-  pipelines[name]!.scheduler = originals[name]!;
-  expect(`${pipelines[name]}`.replace(pathOf(name), "PATH")).toBe(printed[name]);
+test.each(Object.keys(printed))("%s prints as in Python", (name) => {
+  expect(`${fresh(name)}`.replace(pathOf(name), "PATH")).toBe(printed[name]);
   expect(`${pipelines[name]!.scheduler}`.replace(pathOf(name), "PATH")).toBe(schedulers[name]);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[call.checkpoint]!;
-    pipeline.scheduler = originals[call.checkpoint]!;
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-      expect(`${pipeline}`.replace(pathOf(call.checkpoint), "PATH")).toBe(call.printed);
-    }
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const { images } = (await pipeline({
-      ...optionsOf(call, expected),
-      callback_on_step_end: (_, __, ___, tensors) => {
-        latents = tensors["latents"];
-      },
-    })) as { images: RawImage[] };
-    const latent = expected[`${name}/latent`];
-    if (latent !== undefined) {
-      expect(latents!.dims).toEqual(latent.dims);
-      expectClose(latents!.data, latent.data as Float32Array, latentTolerance, name);
-    }
-    const pictures = expected[`${name}/image`]!;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(pictures.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((image) => [...image.data]),
-      pictures.data,
-    );
-  });
+testCalls(opened, latentTolerance, ({ checkpoint, scheduler, printed }, pipeline) => {
+  if (scheduler !== null) expect(`${pipeline}`.replace(pathOf(checkpoint!), "PATH")).toBe(printed);
 });
 
 describe("Stable Diffusion", () => {

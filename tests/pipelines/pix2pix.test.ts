@@ -5,35 +5,34 @@
 import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
 import {
-  type AnyPipeline,
   HeunDiscreteScheduler,
   type Pix2PixCallbackTensors,
-  type RawImage,
-  type Scheduler,
   StableDiffusionInstructPix2PixPipeline,
   StableDiffusionXLInstructPix2PixPipeline,
-  schedulerRegistry,
   Tensor,
   UNet2DConditionModel,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { type PictureCall, pictureNamed, pictureOptions, seeded } from "../support/picture_calls.ts";
-import { expectSamePicture } from "../support/pictures.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath, fixtureTensors } from "../support/fixtures.ts";
+import { pictureNamed, seeded } from "../support/picture_calls.ts";
 import { memoryFile } from "../support/safetensors.ts";
 import { withInputs } from "../support/wide_checkpoint.ts";
-import { load } from "./runners/pix2pix.ts";
+import * as runner from "./runners/pix2pix.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/pix2pix.json")) as {
-  calls: PictureCall[];
-  printed: Record<string, string>;
-  callback: {
-    sd: [number, number, Record<string, number[]>][];
-    xl: { name: string; seen: [number, number][] }[];
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly callback: {
+    readonly sd: [number, number, Record<string, number[]>][];
+    readonly xl: { name: string; seen: [number, number][] }[];
   };
-};
-const expected = fixtureTensors("pipelines/pix2pix.safetensors");
+}
+
+const opened = openSet<Fixture>("pix2pix", runner);
+const { expected, pipelines, originals } = opened;
+const { printed, callback } = opened.fixture;
 const sd1 = fixturePath("pipelines/sd1-tiny");
 const xl = fixturePath("pipelines/sdxl-tiny");
 const device = "wasm";
@@ -46,48 +45,16 @@ const close = (actual: Tensor, name: string): void => {
 
 let sd: StableDiffusionInstructPix2PixPipeline;
 let sdxl: StableDiffusionXLInstructPix2PixPipeline;
-const pipelines: Record<string, AnyPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device, path: fixturePath }));
+beforeAll(() => {
   sd = pipelines["sd"] as object as typeof sd;
   sdxl = pipelines["xl"] as object as typeof sdxl;
-  for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
 });
 
 test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(sd1, "PATH").replace(xl, "PATH")).toBe(printed[name]);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[call.checkpoint]!;
-    pipeline.scheduler = originals[call.checkpoint]!;
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    const { shows } = call.options;
-    const run = async (output_type: "latent" | "image"): Promise<Tensor | RawImage[]> => {
-      const { options } = pictureOptions(call.options, call);
-      const { images } = await pipeline({ ...options, output_type });
-      return images;
-    };
-    close((await run("latent")) as Tensor, `${name}/latent`);
-    if (!shows) return;
-    const images = (await run("image")) as RawImage[];
-    const pictures = expected[`${name}/image`]!;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(pictures.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((image) => [...image.data]),
-      pictures.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 describe("a run", () => {
   const call = () => ({ image: pictureNamed("photo"), num_inference_steps: 3, generator: seeded(0) });

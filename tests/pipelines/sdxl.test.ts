@@ -1,71 +1,33 @@
 /**
  * Stable Diffusion XL on WASM, elementwise against Diffusers, with the same seeds: tests/fixtures/pipelines/make_sdxl.py.
  */
-import {
-  type AnyPipeline,
-  type RawImage,
-  type Scheduler,
-  StableDiffusionXLPipeline,
-  schedulerRegistry,
-  type Tensor,
-} from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { StableDiffusionXLPipeline, type Tensor } from "@diffusers-web/pipelines";
+import { beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type Call, optionsOf, seeded } from "../support/calls.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { load } from "./runners/sdxl.ts";
+import { seeded } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import * as runner from "./runners/sdxl.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { calls, printed, callback } = JSON.parse(fixtureText("pipelines/sdxl.json")) as {
-  calls: Call[];
-  printed: Record<string, string>;
-  callback: [number, number, string[], number[][]][];
-};
-const expected = fixtureTensors("pipelines/sdxl.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly callback: [number, number, string[], number[][]][];
+}
+
+const opened = openSet<Fixture>("sdxl", runner);
+const { expected, pipelines, originals } = opened;
+const { calls, printed, callback } = opened.fixture;
 const xl = fixturePath("pipelines/sdxl-tiny");
 const refiner = fixturePath("pipelines/sdxl-refiner-tiny");
 /** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
 const tolerance = 1e-4;
 
-const pipelines: Record<string, AnyPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  // Diffusers warns of long prompts as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
-  for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
-
 test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(xl, "PATH").replace(refiner, "REFINER")).toBe(printed[name]);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[call.checkpoint]!;
-    pipeline.scheduler = originals[call.checkpoint]!;
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    const run = (output_type: "latent" | "image"): Promise<{ images: Tensor | RawImage[] }> =>
-      pipeline({ ...optionsOf(call, expected), output_type });
-    const latents = (await run("latent")).images as Tensor;
-    const latent = expected[`${name}/latent`]!;
-    expect(latents.dims).toEqual(latent.dims);
-    expectClose(latents.data, latent.data as Float32Array, tolerance, name);
-    const images = (await run("image")).images as RawImage[];
-    const pictures = expected[`${name}/image`]!;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(pictures.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((image) => [...image.data]),
-      pictures.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 describe("around a run", () => {
   const prompt = "a photo of a red fox!";

@@ -4,95 +4,37 @@
  */
 import {
   AutoPipelineForInpainting,
-  type Scheduler,
-  type StableDiffusionXLInpaintOptions,
   StableDiffusionXLInpaintPipeline,
   StableDiffusionXLPipeline,
-  schedulerRegistry,
-  Tensor,
   type XLInpaintCallbackTensors,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import {
-  type PictureCall,
-  type PictureCallOptions,
-  pictureNamed,
-  pictureOptions,
-  seeded,
-} from "../support/picture_calls.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { load } from "./runners/sdxl_inpaint.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import { pictureNamed, seeded } from "../support/picture_calls.ts";
+import * as runner from "./runners/sdxl_inpaint.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
-const { base, calls, printed, callback } = JSON.parse(fixtureText("pipelines/sdxl_inpaint.json")) as {
-  base: PictureCallOptions;
-  calls: PictureCall[];
-  printed: Record<string, string>;
-  callback: [number, number, Record<string, number[]>][];
-};
-const expected = fixtureTensors("pipelines/sdxl_inpaint.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly callback: [number, number, Record<string, number[]>][];
+}
+
+const opened = openSet<Fixture, StableDiffusionXLInpaintPipeline>("sdxl_inpaint", runner);
+const { expected, fresh } = opened;
+const { printed, callback } = opened.fixture;
 const xl = fixturePath("pipelines/sdxl-tiny");
 const refiner = fixturePath("pipelines/sdxl-refiner-tiny");
 const device = "wasm";
 /** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
 const tolerance = 1e-4;
 
-const pipelines: Record<string, StableDiffusionXLInpaintPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device, path: fixturePath }));
-  for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
-
-/** A pipeline with its own scheduler. */
-function fresh(name: string): StableDiffusionXLInpaintPipeline {
-  const pipeline = pipelines[name]!;
-  pipeline.scheduler = originals[name]!;
-  return pipeline;
-}
-
 test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${fresh(name)}`.replace(xl, "PATH").replace(refiner, "REFINER")).toBe(printed[name]);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = fresh(call.checkpoint);
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    const { shows, options: given } = pictureOptions(base, call);
-    let latents: Tensor | undefined;
-    const options: StableDiffusionXLInpaintOptions = {
-      ...given,
-      output_type: shows ? "image" : "latent",
-      callback_on_step_end: (_pipe, _i, _t, tensors) => {
-        latents = tensors.latents;
-      },
-    };
-    const { images } = await pipeline(options);
-    const latent = expected[`${name}/latent`]!;
-    latents ??= images as Tensor;
-    expect(latents.dims).toEqual(latent.dims);
-    expectClose(latents.data, latent.data as Float32Array, tolerance, name);
-    if (images instanceof Tensor) {
-      expect(images).toBe(latents);
-      return;
-    }
-    const pictures = expected[`${name}/image`]!;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(pictures.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((image) => [...image.data]),
-      pictures.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 describe("a run", () => {
   const call = () => ({
@@ -148,7 +90,7 @@ describe("a run", () => {
     const text = await StableDiffusionXLPipeline.from_pipe(fresh("xl"));
     const inpaint = await AutoPipelineForInpainting.from_pipe(text);
     expect(inpaint).toBeInstanceOf(StableDiffusionXLInpaintPipeline);
-    expect(inpaint.unet).toBe(pipelines["xl"]!.unet);
+    expect(inpaint.unet).toBe(fresh("xl").unet);
     expect(`${inpaint}`).toBe(`${fresh("xl")}`);
     const parts = { vae: text.vae, unet: text.unet, text_encoder: text.text_encoder };
     const loaded = await AutoPipelineForInpainting.from_pretrained(xl, {

@@ -5,10 +5,8 @@ import { join } from "node:path";
 import {
   type AdapterImageInput,
   DiffusionPipeline,
-  Generator,
   MultiAdapter,
   RawImage,
-  type Scheduler,
   type StableDiffusionAdapterOptions,
   StableDiffusionAdapterPipeline,
   StableDiffusionPipeline,
@@ -20,18 +18,13 @@ import {
   type UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type FixtureTensor, fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { load } from "./runners/t2i_adapter.ts";
-
-interface Call {
-  name: string;
-  pipeline: string;
-  scheduler: { class: string; kwargs: object } | null;
-  options: Record<string, unknown> & { image: unknown; seed: number | number[] };
-}
+import { pictureOf, seeded } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import * as runner from "./runners/t2i_adapter.ts";
+import type { FixtureSet } from "./runners/types.ts";
 
 interface Called {
   pipeline: string;
@@ -40,49 +33,27 @@ interface Called {
   seen: [number, number, number][];
 }
 
-const { calls, printed, called } = JSON.parse(fixtureText("pipelines/t2i_adapter.json")) as {
-  calls: Call[];
-  printed: Record<string, string>;
-  called: Called[];
-};
-const expected = fixtureTensors("pipelines/t2i_adapter.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly called: Called[];
+}
+
+type Pipeline = StableDiffusionAdapterPipeline | StableDiffusionXLAdapterPipeline;
+type Options = StableDiffusionAdapterOptions & StableDiffusionXLAdapterOptions;
+
+const opened = openSet<Fixture, Pipeline>("t2i_adapter", runner);
+const { expected, pipelines, originals } = opened;
+const { printed, called } = opened.fixture;
 const sd = fixturePath("pipelines/sd1-tiny");
 const xl = fixturePath("pipelines/sdxl-tiny");
-const tensorOf = ({ data, dims }: FixtureTensor): Tensor => new Tensor("float32", data as Float32Array, dims);
-const seeded = (seed: number): Generator => new Generator().manual_seed(seed);
-const picture = (name: string): RawImage => {
-  const { data, dims } = expected[`picture/${name}`]!;
-  return new RawImage(data as Uint8Array, dims[1]!, dims[0]!, dims[2] === undefined ? 1 : 3);
-};
+const picture = (name: string): RawImage => pictureOf(expected[`picture/${name}`]!);
 /** Rounding differs between engines, and grows over the steps. The issue allows 1e-3. */
 const tolerance = 5e-5;
 const device = "wasm";
 
-type Pipeline = StableDiffusionAdapterPipeline | StableDiffusionXLAdapterPipeline;
-type Options = StableDiffusionAdapterOptions & StableDiffusionXLAdapterOptions;
-const pipelines: Record<string, Pipeline> = {};
-const originals: Record<string, Scheduler> = {};
-beforeAll(async () => {
-  // Diffusers warns of long prompts as well.
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device, path: fixturePath }));
-  for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
-
 test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(sd, "SD").replace(xl, "XL")).toBe(printed[name]);
 });
-
-/** A picture by name, a list of them, or the tensor that Python drew. */
-function imageOf(image: unknown, name: string): AdapterImageInput {
-  if (typeof image === "string") return picture(image);
-  const list = image as unknown[];
-  if (typeof list[0] === "number") return tensorOf(expected[name]!);
-  return list.map((one, i) => imageOf(one, `${name}/${i}`)) as AdapterImageInput;
-}
 
 /** A scheduler of another class in a pipeline; null: its own. */
 function swap(name: string, className: string | null, kwargs = {}): void {
@@ -94,40 +65,7 @@ function swap(name: string, className: string | null, kwargs = {}): void {
 const call = (pipeline: Pipeline, options: Options) =>
   (pipeline as (options: Options) => Promise<{ images: RawImage[] | Tensor }>)(options);
 
-describe("calls", () => {
-  test.each(calls.map((one) => [one.name, one] as const))("%s", async (name, one) => {
-    swap(one.pipeline, one.scheduler?.class ?? null, one.scheduler?.kwargs);
-    const { seed, image, ...rest } = one.options;
-    for (const key of Object.keys(rest)) {
-      const given = expected[`${name}/${key}`];
-      if (given !== undefined) rest[key] = tensorOf(given);
-    }
-    if ("timesteps" in rest || "sigmas" in rest) delete rest["num_inference_steps"];
-
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const drawn = expected[`${name}/image`];
-    const { images } = await call(pipelines[one.pipeline]!, {
-      ...(rest as Options),
-      image: imageOf(image, `${name}/given`),
-      generator: Array.isArray(seed) ? seed.map(seeded) : seeded(seed),
-      output_type: drawn === undefined ? "latent" : "image",
-      callback_on_step_end: (_: unknown, __: number, ___: number, tensors: { latents?: Tensor }) => {
-        latents = tensors.latents;
-      },
-    });
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, tolerance, name);
-    if (drawn === undefined) return;
-    const pictures = images as RawImage[];
-    expect([pictures.length, pictures[0]!.height, pictures[0]!.width]).toEqual(drawn.dims.slice(0, 3));
-    expectSamePicture(
-      pictures.flatMap((shown) => [...shown.data]),
-      drawn.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 describe("a call", () => {
   test.each(called.map((one) => [one.pipeline, one.every, one.scheduler, one] as const))(

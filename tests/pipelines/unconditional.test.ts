@@ -14,38 +14,31 @@ import {
   LDMPipeline,
   PNDMPipeline,
   PNDMScheduler,
-  type RawImage,
   ScoreSdeVePipeline,
-  schedulerRegistry,
   Tensor,
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
-import type { FixtureCall } from "./runners/types.ts";
-import { load, options, pipelineOf } from "./runners/unconditional.ts";
+import type { FixtureSet } from "./runners/types.ts";
+import * as runner from "./runners/unconditional.ts";
 
-const { calls, printed } = JSON.parse(fixtureText("pipelines/unconditional.json")) as {
-  calls: FixtureCall[];
-  printed: Record<string, string>;
-};
-const expected = fixtureTensors("pipelines/unconditional.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+}
+
+const opened = openSet<Fixture, DiffusionPipeline>("unconditional", runner);
+const { expected, pipelines, fresh } = opened;
+const { printed } = opened.fixture;
 const seeded = (seed: number) => new Generator().manual_seed(seed);
 /** At most 3.1e-6 of the scale was measured. The issue allows 1e-3; a timestep without its fraction is off by 5e-5. */
 const tolerance = 2e-5;
 
-const pipelines: Record<string, DiffusionPipeline> = {};
 const root = fixturePath("pipelines");
-beforeAll(async () => {
-  vi.spyOn(console, "warn").mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device: "wasm", path: fixturePath }));
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
 
 test.each(Object.entries(printed))("%s prints as in Python", (name, text) => {
   expect(`${pipelines[name]}`.replace(root, "PATH")).toBe(text);
@@ -58,34 +51,7 @@ test("classes are those that model_index.json names", () => {
   expect(pipelines["cm None"]).toBeInstanceOf(ConsistencyModelPipeline);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[pipelineOf(call)] as AnyPipeline;
-    const original = pipeline.scheduler;
-    if (call.scheduler !== null) {
-      pipeline.scheduler = schedulerRegistry[call.scheduler.class]!.from_config(original.config, call.scheduler.kwargs);
-    }
-    let last: Tensor | undefined;
-    try {
-      const { images } = (await pipeline({
-        ...options(call, { tensors: expected }),
-        callback_on_step_end: (_, __, ___, tensors) => {
-          last = tensors["image"] ?? tensors["latents"];
-        },
-      })) as { images: RawImage[] };
-      expect(last!.dims).toEqual(expected[`${name}/last`]!.dims);
-      expectClose(last!.data, expected[`${name}/last`]!.data as Float32Array, tolerance, name);
-      const pictures = expected[`${name}/image`]!;
-      expect([images.length, images[0]!.height, images[0]!.width]).toEqual(pictures.dims.slice(0, 3));
-      expectSamePicture(
-        images.flatMap((image) => [...image.data]),
-        pictures.data,
-      );
-    } finally {
-      pipeline.scheduler = original;
-    }
-  });
-});
+testCalls(opened, tolerance);
 
 describe("what is wrong with a call is named", () => {
   const every: [string, object, typeof ValueError | typeof TypeError, RegExp][] = [
@@ -140,6 +106,10 @@ describe("what is wrong with a call is named", () => {
 });
 
 describe("around a call", () => {
+  beforeAll(() => {
+    for (const name of Object.keys(pipelines)) fresh(name);
+  });
+
   const cm = () => pipelines["cm None"] as ConsistencyModelPipeline;
 
   test("the old callback is called at every so many steps", async () => {

@@ -7,7 +7,6 @@ import {
   EulerDiscreteScheduler,
   type Generator,
   RawImage,
-  type Scheduler,
   StableDiffusionLatentUpscalePipeline,
   StableDiffusionUpscalePipeline,
   schedulerRegistry,
@@ -15,20 +14,22 @@ import {
   UnsupportedModelError,
   ValueError,
 } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { type Call, optionsOf, pictureOf, seeded } from "../support/calls.ts";
-import { fixturePath, fixtureTensors, fixtureText } from "../support/fixtures.ts";
-import { expectSamePicture } from "../support/pictures.ts";
-import { load } from "./runners/upscale.ts";
+import { pictureOf, seeded } from "../support/calls.ts";
+import { openSet, testCalls } from "../support/fixture_set.ts";
+import { fixturePath } from "../support/fixtures.ts";
+import type { FixtureSet } from "./runners/types.ts";
+import * as runner from "./runners/upscale.ts";
 
-const { calls, printed, seen, shapes } = JSON.parse(fixtureText("pipelines/upscale.json")) as {
-  calls: Call[];
-  printed: Record<string, string>;
-  seen: Record<string, [step: number, timestep: number, latent: number][]>;
-  shapes: [name: string, shape: number[]][];
-};
-const expected = fixtureTensors("pipelines/upscale.safetensors");
+interface Fixture extends FixtureSet {
+  readonly printed: Record<string, string>;
+  readonly seen: Record<string, [step: number, timestep: number, latent: number][]>;
+}
+
+const opened = openSet<Fixture>("upscale", runner);
+const { expected, pipelines, originals } = opened;
+const { calls, printed, seen } = opened.fixture;
 const x4 = fixturePath("pipelines/upscale-tiny");
 const x2 = fixturePath("pipelines/latent-upscale-tiny");
 const prompt = "a photo of a red fox!";
@@ -36,56 +37,16 @@ const prompt = "a photo of a red fox!";
 const tolerance = 1e-4;
 
 const device = "wasm";
-const pipelines: Record<string, AnyPipeline> = {};
-const originals: Record<string, Scheduler> = {};
-const warn = vi.spyOn(console, "warn");
-beforeAll(async () => {
-  // Diffusers warns of long prompts and of outdated configs as well.
-  warn.mockImplementation(() => undefined);
-  Object.assign(pipelines, await load({ device, path: fixturePath }, { shapes }));
-  for (const [name, pipeline] of Object.entries(pipelines)) originals[name] = pipeline.scheduler;
-});
-afterAll(async () => {
-  for (const pipeline of Object.values(pipelines)) await pipeline.dispose();
-});
-
 test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(x4, "X4").replace(x2, "X2")).toBe(printed[name]);
 });
 
 test("a checkpoint's outdated scaling of latents is put right", () => {
   expect(pipelines["x4 other"]!.vae.config.scaling_factor).toBe(0.08333);
-  expect(warn.mock.calls.flat().join()).toMatch(/`scaling_factor` is 0.5; 0.08333 is used/);
+  expect(vi.mocked(console.warn).mock.calls.flat().join()).toMatch(/`scaling_factor` is 0.5; 0.08333 is used/);
 });
 
-describe("calls", () => {
-  test.each(calls.map((call) => [call.name, call] as const))("%s", async (name, call) => {
-    const pipeline = pipelines[call.checkpoint]!;
-    pipeline.scheduler = originals[call.checkpoint]!;
-    if (call.scheduler !== null) {
-      const cls = schedulerRegistry[call.scheduler.class]!;
-      pipeline.scheduler = cls.from_config(pipeline.scheduler.config, call.scheduler.kwargs);
-    }
-    // The latents that the picture is decoded of are those of the last step.
-    let latents: Tensor | undefined;
-    const { images } = await pipeline({
-      ...optionsOf(call, expected),
-      callback_on_step_end: (_, __, ___, tensors) => {
-        latents = tensors["latents"];
-      },
-    });
-    const latent = expected[`${name}/latent`]!;
-    expect(latents!.dims).toEqual(latent.dims);
-    expectClose(latents!.data, latent.data as Float32Array, tolerance, name);
-    const drawn = expected[`${name}/image`];
-    if (drawn === undefined) return;
-    expect([images.length, images[0]!.height, images[0]!.width]).toEqual(drawn.dims.slice(0, 3));
-    expectSamePicture(
-      images.flatMap((one) => [...one.data]),
-      drawn.data,
-    );
-  });
-});
+testCalls(opened, tolerance);
 
 describe("around a run", () => {
   const picture = (name: string): RawImage => pictureOf(expected[`picture/${name}`]!);

@@ -4,21 +4,13 @@ import type { BuiltGraph } from "../../../packages/models/src/graph/types.ts";
 import { getDevice } from "../../../packages/models/src/runtime/device.ts";
 import { createSession } from "../../../packages/models/src/runtime/session.ts";
 import { runners } from "../../pipelines/runners/index.ts";
-import { LoadedSet } from "../../pipelines/runners/run.ts";
+import { LoadedSet, type Made } from "../../pipelines/runners/run.ts";
 import type { FixtureSet, Place } from "../../pipelines/runners/types.ts";
 import { type FixtureTensor, parseTensors } from "../../support/fixture_tensors.ts";
 
-/** Values and their shape. */
-interface Values {
-  readonly dims: readonly number[];
-  readonly data: number[];
-}
-
 /** What a call made, as plain data. */
-export interface CallOutputs {
-  readonly latents: Values;
-  /** Pictures, height, width, channels. */
-  readonly images: Values | undefined;
+export interface CallOutputs extends Pick<Made, "images"> {
+  readonly latents: { readonly dims: readonly number[]; readonly data: number[] };
   /** How many graphs were new, each of which was created again in an engine that may not leave the GPU. */
   readonly graphs: number;
 }
@@ -52,7 +44,8 @@ async function open(stem: string): Promise<{ fixture: FixtureSet; set: LoadedSet
   const fixture = (await (await fetched(`pipelines/${stem}.json`)).json()) as FixtureSet;
   const runner = await runners[stem]!();
   const tensors = { ...(runner.pictures && (await tensorsOf(runner.pictures))), ...(await tensorsOf(stem)) };
-  const set = await LoadedSet.load(runner, { place, tensors, fixture });
+  const set = new LoadedSet(runner, { place, tensors, fixture });
+  await set.open();
   current = { stem, fixture, set };
   return current;
 }
@@ -64,13 +57,9 @@ window.runPipelineCall = async (stem, name) => {
   const device = await getDevice("webgpu", "fp32");
   const made = graphs;
   for (const graph of made) await (await createSession(graph, device, { forbidCpuNodes: true })).dispose();
-  const [first] = images ?? [];
   return {
     latents: { dims: latents.dims, data: Array.from(latents.data, Number) },
-    images: first && {
-      dims: [images!.length, first.height, first.width, first.channels],
-      data: images!.flatMap(({ data }) => [...data]),
-    },
+    images,
     graphs: made.length,
   };
 };

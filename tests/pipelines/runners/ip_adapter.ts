@@ -28,7 +28,7 @@ import {
   type Tensor,
   UNet2DConditionModel,
 } from "@diffusers-web/pipelines";
-import { imageOf, pictureOf, seeded } from "../../support/calls.ts";
+import { imageOf, pictureOf, seeded, type Tensors } from "../../support/calls.ts";
 import type { FixtureCall, Given, Place } from "./types.ts";
 
 interface AdapterCall extends FixtureCall {
@@ -101,6 +101,17 @@ export async function prepare(pipeline: object, call: FixtureCall, { place }: Gi
   await giveAdapters(pipeline as AnyPipeline, adapters, scale, place);
 }
 
+/** The masks of each adapter's pictures, `[1, pictures, height, width]`. */
+export async function masksOf(groups: readonly (readonly string[])[], tensors: Tensors): Promise<Tensor[]> {
+  const made: Tensor[] = [];
+  for (const group of groups) {
+    const pictures = group.map((one) => pictureOf(tensors[`picture/${one}`]!));
+    const mask = await new IPAdapterMaskProcessor().preprocess(pictures);
+    made.push(mask.reshape(1, mask.dims[0]!, mask.dims[2]!, mask.dims[3]!));
+  }
+  return made;
+}
+
 export async function options({ name, options }: FixtureCall, { tensors }: Given): Promise<Record<string, unknown>> {
   const { seed, masks, ...made } = options as FixtureCall["options"] & Record<string, unknown>;
   for (const key of Object.keys(made)) {
@@ -109,12 +120,7 @@ export async function options({ name, options }: FixtureCall, { tensors }: Given
     }
   }
   if (masks !== undefined) {
-    const ip_adapter_masks: Tensor[] = [];
-    for (const group of masks as string[][]) {
-      const pictures = group.map((one) => pictureOf(tensors[`picture/${one}`]!));
-      const mask = await new IPAdapterMaskProcessor().preprocess(pictures);
-      ip_adapter_masks.push(mask.reshape(1, mask.dims[0]!, mask.dims[2]!, mask.dims[3]!));
-    }
+    const ip_adapter_masks = await masksOf(masks as string[][], tensors);
     made["cross_attention_kwargs"] = { ...(made["cross_attention_kwargs"] as object), ip_adapter_masks };
   }
   const generator = Array.isArray(seed) ? seed.map(seeded) : seeded(Number(seed));

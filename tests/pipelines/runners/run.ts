@@ -1,39 +1,39 @@
-import { type AnyPipeline, type RawImage, type Scheduler, schedulerRegistry, Tensor } from "@diffusers-web/pipelines";
+import { type AnyPipeline, type Scheduler, schedulerRegistry, Tensor } from "@diffusers-web/pipelines";
 import { optionsOf } from "../../support/calls.ts";
 import type { CallRunner, FixtureCall, Given } from "./types.ts";
+
+/** Pictures as one list of values. */
+export interface Pictures {
+  /** Pictures, height, width, channels. */
+  readonly dims: readonly number[];
+  readonly data: number[];
+}
 
 /** What a call made. */
 export interface Made {
   /** Those of the last step. */
   readonly latents: Tensor;
   /** Undefined when the call gives latents. */
-  readonly images: readonly RawImage[] | undefined;
+  readonly images: Pictures | undefined;
 }
 
 /** The pipelines of a fixture set, ready for any of its calls. */
 export class LoadedSet {
-  private pipelines: Readonly<Record<string, AnyPipeline>> = {};
-  private originals: ReadonlyMap<string, Scheduler> = new Map();
+  /** By name, once the set is open. */
+  readonly pipelines: Readonly<Record<string, AnyPipeline>> = {};
+  /** The pipelines' own schedulers. */
+  readonly originals: Readonly<Record<string, Scheduler>> = {};
 
-  private constructor(
+  constructor(
     private readonly runner: CallRunner,
     private readonly given: Given,
   ) {}
 
-  static async load(runner: CallRunner, given: Given): Promise<LoadedSet> {
-    const set = new LoadedSet(runner, given);
-    await set.open();
-    return set;
-  }
-
-  private async open(): Promise<void> {
+  async open(): Promise<void> {
     const { place, fixture } = this.given;
-    this.pipelines = (await this.runner.load(place, fixture)) as Record<string, AnyPipeline>;
-    this.originals = new Map(Object.entries(this.pipelines).map(([name, { scheduler }]) => [name, scheduler]));
-  }
-
-  private nameOf(call: FixtureCall): string {
-    return this.runner.pipelineOf?.(call) ?? call.checkpoint ?? call.pipeline!;
+    Object.assign(this.pipelines, await this.runner.load(place, fixture));
+    const schedulers = Object.entries(this.pipelines).map(([name, { scheduler }]) => [name, scheduler]);
+    Object.assign(this.originals, Object.fromEntries(schedulers));
   }
 
   /** The pipeline of a call. */
@@ -48,7 +48,7 @@ export class LoadedSet {
       await this.open();
     }
     const pipeline = this.pipelineOf(call);
-    const original = this.originals.get(this.nameOf(call))!;
+    const original = this.originals[this.nameOf(call)]!;
     pipeline.scheduler = original;
     if (call.scheduler !== null) {
       const cls = schedulerRegistry[call.scheduler.class]!;
@@ -69,10 +69,16 @@ export class LoadedSet {
     if (images instanceof Tensor) return { latents: latents ?? images, images: undefined };
     // A call of no steps shows none.
     latents ??= (await pipeline({ ...(await optionsOfCall()), output_type: "latent" })).images;
-    return { latents, images };
+    const { height, width, channels } = images[0]!;
+    const dims = [images.length, height, width, channels];
+    return { latents, images: { dims, data: images.flatMap(({ data }) => [...data]) } };
   }
 
   async dispose(): Promise<void> {
     for (const pipeline of Object.values(this.pipelines)) await pipeline.dispose();
+  }
+
+  private nameOf(call: FixtureCall): string {
+    return this.runner.pipelineOf?.(call) ?? call.checkpoint ?? call.pipeline!;
   }
 }
