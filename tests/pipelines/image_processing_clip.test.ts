@@ -6,6 +6,7 @@ import {
   CLIPFeatureExtractor,
   CLIPImageProcessor,
   type CLIPImageProcessorOptions,
+  CLIPImageProcessorPil,
   type ImageSource,
   IntegrityError,
   ModelNotFoundError,
@@ -97,6 +98,7 @@ describe("a config", () => {
     const processor = await load(cases.find((one) => one.name === name)!);
     // Without torchvision, Python's class has a name of its own.
     expect(`${processor}`).toBe(text.replace("CLIPImageProcessorPil {", "CLIPImageProcessor {"));
+    expect(`${CLIPImageProcessorPil.from_config(processor.config)}`).toBe(text);
   });
 
   test("by hand, by a filter's name, and from another one's", () => {

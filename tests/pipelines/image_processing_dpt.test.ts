@@ -3,6 +3,7 @@ import {
   DPTFeatureExtractor,
   DPTImageProcessor,
   type DPTImageProcessorOptions,
+  DPTImageProcessorPil,
   type ImageSource,
   RawImage,
   Tensor,
@@ -71,6 +72,7 @@ describe("a config", () => {
     const processor = await load(cases.find((one) => one.name === name)!);
     // Without torchvision, Python's class has a name of its own.
     expect(`${processor}`).toBe(text.replace("DPTImageProcessorPil {", "DPTImageProcessor {"));
+    expect(`${DPTImageProcessorPil.from_config(processor.config)}`).toBe(text);
   });
 
   test("by hand, and by the older name", () => {

@@ -90,6 +90,9 @@ export const componentRegistry: Readonly<Record<string, ComponentEntry>> = {
   AutoencoderTiny: model("AutoencoderTiny"),
   CLIPFeatureExtractor: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPFeatureExtractor),
   CLIPImageProcessor: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPImageProcessor),
+  // Releases before transformers 5 have two classes, of which this is the one without Pillow.
+  CLIPImageProcessorFast: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPImageProcessor),
+  CLIPImageProcessorPil: imageProcessor(async () => (await import("./image_processing_clip.ts")).CLIPImageProcessorPil),
   CLIPTextModel: { ...model("CLIPTextModel", "transformers"), exported_as: "ORTTextEncoder" },
   CLIPTextModelWithProjection: model("CLIPTextModelWithProjection", "transformers"),
   CLIPTokenizer: clipTokenizer(),
@@ -101,6 +104,8 @@ export const componentRegistry: Readonly<Record<string, ComponentEntry>> = {
   DPTFeatureExtractor: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTFeatureExtractor),
   DPTForDepthEstimation: model("DPTForDepthEstimation", "transformers"),
   DPTImageProcessor: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTImageProcessor),
+  DPTImageProcessorFast: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTImageProcessor),
+  DPTImageProcessorPil: imageProcessor(async () => (await import("./image_processing_dpt.ts")).DPTImageProcessorPil),
   MultiAdapter: models("MultiAdapter"),
   MultiControlNetModel: models("MultiControlNetModel"),
   ORTTextEncoder: onnxModel("ORTTextEncoder"),

@@ -95,6 +95,15 @@ export class CLIPImageProcessor extends BaseImageProcessor<CLIPImageProcessorCon
   }
 }
 
+/**
+ * The class that resizes with Pillow, as all here do: pipelines that transformers 5 saved without torchvision ask for it.
+ *
+ * @see transformers `CLIPImageProcessorPil`
+ */
+export class CLIPImageProcessorPil extends CLIPImageProcessor {
+  static override readonly name: string = "CLIPImageProcessorPil";
+}
+
 /** @deprecated Older releases' name of {@link CLIPImageProcessor}, which early checkpoints ask for. */
 export class CLIPFeatureExtractor extends CLIPImageProcessor {
   static override readonly name: string = "CLIPFeatureExtractor";

@@ -122,6 +122,15 @@ export class DPTImageProcessor extends BaseImageProcessor<DPTImageProcessorConfi
   }
 }
 
+/**
+ * The class that resizes with Pillow, as all here do: pipelines that transformers 5 saved without torchvision ask for it.
+ *
+ * @see transformers `DPTImageProcessorPil`
+ */
+export class DPTImageProcessorPil extends DPTImageProcessor {
+  static override readonly name: string = "DPTImageProcessorPil";
+}
+
 /** @deprecated Older releases' name of {@link DPTImageProcessor}, which early checkpoints ask for. */
 export class DPTFeatureExtractor extends DPTImageProcessor {
   static override readonly name: string = "DPTFeatureExtractor";

@@ -191,7 +191,7 @@ export abstract class BaseImageProcessor<C extends ImageProcessorConfig> extends
       !["feature_extractor_type", "processor_class"].includes(key);
     const shown = Object.fromEntries(Object.entries(config).filter(isShown));
     if ((_use_default_values as string[] | undefined)?.includes("default_to_square")) delete shown["default_to_square"];
-    return `${stringifyPythonJson({ ...shown, image_processor_type: this.constructor.name })}\n`;
+    return `${stringifyPythonJson({ ...shown, image_processor_type: this.constructor.name.replace(/Pil$/, "") })}\n`;
   }
 
   /**
