@@ -1,7 +1,7 @@
-import type { ModelMixin } from "@diffusers-web/models";
 import { describe, expect, it } from "vitest";
 import type { FusedKernels, Target } from "../../packages/models/src/graph/types.ts";
 import { compare } from "../support/allclose.ts";
+import { setTarget } from "../support/pretended_target.ts";
 import { runCase } from "./cases.ts";
 import { caseOutputs, caseShapes, modelCases } from "./cases_node.ts";
 import { runners } from "./runners/index.ts";
@@ -65,9 +65,3 @@ describe.each(Object.entries(targets))("lowered with %s", (title, { target, tole
     }
   });
 });
-
-/** Makes a model's device a pretended one: no real one has this target. */
-function setTarget(model: ModelMixin<object>, target: Target): void {
-  const { loaded } = model as unknown as { loaded: { device: { target: Target } } };
-  loaded.device = { ...loaded.device, target };
-}
