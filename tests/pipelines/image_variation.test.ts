@@ -15,9 +15,10 @@ import {
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
+import { seeded } from "../support/calls.ts";
 import { openSet, testCalls } from "../support/fixture_set.ts";
 import { fixturePath } from "../support/fixtures.ts";
-import { pictureNamed, seeded } from "../support/picture_calls.ts";
+import { pictureNamed } from "../support/named_pictures.ts";
 import { checkerFiles } from "../support/safety_checker.ts";
 import * as runner from "./runners/image_variation.ts";
 import type { FixtureSet } from "./runners/types.ts";

@@ -9,8 +9,9 @@ import {
   ValueError,
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { seeded } from "../support/calls.ts";
 import { fixturePath } from "../support/fixtures.ts";
-import { pictureNamed, seeded } from "../support/picture_calls.ts";
+import { pictureNamed } from "../support/named_pictures.ts";
 
 const device = "wasm";
 const image = pictureNamed("photo");

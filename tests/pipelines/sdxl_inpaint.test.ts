@@ -10,9 +10,10 @@ import {
 } from "@diffusers-web/pipelines";
 import { describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
+import { seeded } from "../support/calls.ts";
 import { openSet, testCalls } from "../support/fixture_set.ts";
 import { fixturePath } from "../support/fixtures.ts";
-import { pictureNamed, seeded } from "../support/picture_calls.ts";
+import { pictureNamed } from "../support/named_pictures.ts";
 import * as runner from "./runners/sdxl_inpaint.ts";
 import type { FixtureSet } from "./runners/types.ts";
 

@@ -14,8 +14,9 @@ import {
 } from "@diffusers-web/pipelines";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
+import { seeded } from "../support/calls.ts";
 import { fixturePath, fixtureTensors } from "../support/fixtures.ts";
-import { pictureNamed, seeded } from "../support/picture_calls.ts";
+import { pictureNamed } from "../support/named_pictures.ts";
 import { memoryFile } from "../support/safetensors.ts";
 import { withInputs } from "../support/wide_checkpoint.ts";
 
