@@ -57,16 +57,19 @@ export class LoadedSet {
     await runner.prepare?.(pipeline, call, given);
     const optionsOfCall = async () => (await runner.options?.(call, given)) ?? optionsOf(call, given.tensors);
     const last = runner.lastOf?.(call);
-    // The latents that the picture is decoded of are those of the last step.
+    // The latents that a picture is decoded of are those of the last step.
     let latents: Tensor | undefined;
+    const options = await optionsOfCall();
     const { images } = await pipeline({
-      ...(await optionsOfCall()),
+      ...options,
       ...(last === undefined ? {} : { callback_on_step_end_tensor_inputs: [last] }),
       callback_on_step_end: (_, __, ___, tensors) => {
         latents = tensors[last ?? "latents"] ?? tensors["image"];
       },
     });
-    if (images instanceof Tensor) return { latents: latents ?? images, images: undefined };
+    if (images instanceof Tensor) {
+      return { latents: options["output_type"] === "latent" ? images : latents!, images: undefined };
+    }
     // A call of no steps shows none.
     latents ??= (await pipeline({ ...(await optionsOfCall()), output_type: "latent" })).images;
     const { height, width, channels } = images[0]!;
