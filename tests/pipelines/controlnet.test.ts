@@ -23,7 +23,7 @@ interface Called {
 }
 
 const opened = openSet<Fixture, Called>("controlnet", runner);
-const { expected, pipelines, originals, fresh } = opened;
+const { expected, fresh } = opened;
 const { calls, printed, callbacks } = opened.fixture;
 const sd = fixturePath("pipelines/sd1-tiny");
 const xl = fixturePath("pipelines/sdxl-tiny");
@@ -62,8 +62,7 @@ describe("callbacks", () => {
     value instanceof Tensor ? [...value.dims] : value.map((one) => [...one.dims]);
 
   test.each(cases)("%s: tensors are seen, and replaced", async (key, replace, options) => {
-    const pipeline = pipelines[key]!;
-    pipeline.scheduler = originals[key]!;
+    const pipeline = fresh(key);
     const seen: unknown[] = [];
     const { images } = await pipeline({
       prompt: calls[0]!.options["prompt"],

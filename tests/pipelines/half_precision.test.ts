@@ -11,9 +11,6 @@ import { setTarget, targetOf } from "../support/pretended_target.ts";
 import { runners } from "./runners/index.ts";
 import type { CallRunner } from "./runners/types.ts";
 
-const fused = { attention: true, groupNorm: false, biasSplitGelu: false, quickGelu: true, skipLayerNorm: true };
-const half: Target = { layout: "nchw", dtype: "float16", fused };
-
 /** The models of a pipeline, also of what is several. */
 function modelsOf(pipeline: object): ModelMixin<object>[] {
   const { components } = pipeline as { components: Record<string, unknown> };
@@ -33,8 +30,9 @@ function halved(runner: CallRunner): CallRunner {
       for (const [model, target] of real) if (!model.is_disposed) setTarget(model, target);
       await runner.prepare?.(pipeline, call, given);
       for (const model of modelsOf(pipeline)) {
-        if (!real.has(model)) real.set(model, targetOf(model));
-        setTarget(model, half);
+        const target = real.get(model) ?? targetOf(model);
+        real.set(model, target);
+        setTarget(model, { ...target, dtype: "float16" });
       }
     },
   };

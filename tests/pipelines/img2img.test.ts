@@ -60,8 +60,7 @@ describe("a call", () => {
   let pipeline: StableDiffusionImg2ImgPipeline;
   let call: { image: RawImage; num_inference_steps: number };
   beforeAll(() => {
-    pipeline = pipelines["sd1-tiny"]!;
-    pipeline.scheduler = originals["sd1-tiny"]!;
+    pipeline = fresh("sd1-tiny");
     call = { image: picture("photo"), num_inference_steps: 4 };
   });
   const close = (images: Tensor, name: string): void => {

@@ -31,7 +31,7 @@ interface Fixture extends FixtureSet {
 }
 
 const opened = openSet<Fixture>("lcm", runner);
-const { expected, pipelines, originals } = opened;
+const { expected, pipelines, originals, fresh } = opened;
 const { printed, callback } = opened.fixture;
 const folder = fixturePath("pipelines/lcm-tiny");
 const sd1 = fixturePath("pipelines/sd1-tiny");
@@ -63,8 +63,7 @@ test("AutoPipelines know the family, and from_pipe leads there and back", async 
   expect(shown(await AutoPipelineForText2Image.from_pipe(pipelines["lcm i2i"]!))).toBe(printed["auto of that"]);
   const { unet } = pipelines["lcm"]!;
   const scheduler = new LCMScheduler();
-  const sd = pipelines["sd"]!;
-  sd.scheduler = originals["sd"]!;
+  const sd = fresh("sd");
   expect(shown(await LatentConsistencyModelPipeline.from_pipe(sd, { unet, scheduler }))).toBe(printed["from sd"]);
   expect(shown(await StableDiffusionPipeline.from_pipe(pipelines["lcm i2i"]!))).toBe(printed["to sd"]);
   await expect(AutoPipelineForInpainting.from_pretrained(folder, parts)).rejects.toThrow(/inpainting.*\(lcm\)/);
@@ -76,7 +75,7 @@ describe("around a run", () => {
   const imagesOf: Record<string, object> = { lcm: {}, "lcm i2i": { image: photo } };
   const names = Object.keys(imagesOf);
   beforeAll(() => {
-    for (const name of names) pipelines[name]!.scheduler = originals[name]!;
+    for (const name of names) fresh(name);
   });
   const close = (images: Tensor, name: string): void => {
     expect(images.dims).toEqual(expected[name]!.dims);

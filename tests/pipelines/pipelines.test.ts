@@ -18,7 +18,7 @@ interface Fixture extends FixtureSet {
 }
 
 const opened = openSet<Fixture>("pipelines", runner);
-const { expected, pipelines, originals, fresh } = opened;
+const { expected, pipelines, fresh } = opened;
 const { calls, printed, schedulers, callback } = opened.fixture;
 const pathOf = (checkpoint: string) => fixturePath(checkpoint === "emoji" ? runner.emoji : `pipelines/${checkpoint}`);
 /**
@@ -40,8 +40,7 @@ describe("Stable Diffusion", () => {
   const prompt = "a photo of a red fox!";
   let pipeline: StableDiffusionPipeline;
   beforeAll(() => {
-    const loaded = pipelines["sd1-tiny"]!;
-    loaded.scheduler = originals["sd1-tiny"]!;
+    const loaded = fresh("sd1-tiny");
     if (!(loaded instanceof StableDiffusionPipeline)) throw new Error("another class");
     pipeline = loaded;
   });

@@ -16,7 +16,7 @@ interface Fixture extends FixtureSet {
 }
 
 const opened = openSet<Fixture>("sdxl", runner);
-const { expected, pipelines, originals } = opened;
+const { expected, pipelines, fresh } = opened;
 const { calls, printed, callback } = opened.fixture;
 const xl = fixturePath("pipelines/sdxl-tiny");
 const refiner = fixturePath("pipelines/sdxl-refiner-tiny");
@@ -33,8 +33,7 @@ describe("around a run", () => {
   const prompt = "a photo of a red fox!";
   let pipeline: StableDiffusionXLPipeline;
   beforeAll(() => {
-    const loaded = pipelines["xl"]!;
-    loaded.scheduler = originals["xl"]!;
+    const loaded = fresh("xl");
     if (!(loaded instanceof StableDiffusionXLPipeline)) throw new Error("another class");
     pipeline = loaded;
   });

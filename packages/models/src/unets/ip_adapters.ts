@@ -129,7 +129,7 @@ export class IPAdapters {
     return feeds;
   }
 
-  /** Emits what the second attentions see in the pictures, from the inputs that `dims` has: none for the model's own layers. */
+  /** Emits what the second attentions see in the pictures; undefined without such inputs, as when the model's own layers are checked. */
   emit(g: GraphBuilder, dims: Dims): AttentionConditions["images"] {
     if (dims["ip_image_embeds_0"] === undefined) return undefined;
     const ids = this.attentionIds();
