@@ -16,7 +16,7 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { seeded } from "../support/calls.ts";
-import { openSet, testCalls } from "../support/fixture_set.ts";
+import { openSet, testCalls, withPictures } from "../support/fixture_set.ts";
 import { fixturePath } from "../support/fixtures.ts";
 import { pictureNamed } from "../support/named_pictures.ts";
 import { checkerFiles } from "../support/safety_checker.ts";
@@ -60,7 +60,7 @@ test("prints as in Python", () => {
   expect(`${pipeline}`.replace(folder, "PATH")).toBe(printed);
 });
 
-testCalls(opened, tolerance);
+testCalls(opened, tolerance, withPictures(expected));
 
 describe("a run", () => {
   const call = () => ({ num_inference_steps: 3, generator: seeded(0) });

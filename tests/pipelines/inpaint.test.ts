@@ -16,7 +16,7 @@ import {
 import { describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { seeded } from "../support/calls.ts";
-import { openSet, testCalls } from "../support/fixture_set.ts";
+import { openSet, testCalls, withPictures } from "../support/fixture_set.ts";
 import { fixturePath, fixtureTensors } from "../support/fixtures.ts";
 import { pictureNamed } from "../support/named_pictures.ts";
 import { withInputs } from "../support/wide_checkpoint.ts";
@@ -96,7 +96,7 @@ test("a checkpoint in one file, of a UNet that sees the mask", async () => {
   }
 });
 
-testCalls(opened, latentTolerance);
+testCalls(opened, latentTolerance, withPictures(expected));
 
 describe("a run", () => {
   const call = () => ({

@@ -5,7 +5,7 @@ import { StableDiffusionPipeline } from "@diffusers-web/pipelines";
 import { beforeAll, describe, expect, test, vi } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { seeded } from "../support/calls.ts";
-import { openSet, testCalls } from "../support/fixture_set.ts";
+import { openSet, testCalls, withPictures } from "../support/fixture_set.ts";
 import { fixturePath } from "../support/fixtures.ts";
 import * as runner from "./runners/pipelines.ts";
 import type { FixtureCall, FixtureSet } from "./runners/types.ts";
@@ -32,7 +32,9 @@ test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]!.scheduler}`.replace(pathOf(name), "PATH")).toBe(schedulers[name]);
 });
 
-testCalls(opened, latentTolerance, ({ checkpoint, scheduler, printed }, pipeline) => {
+testCalls(opened, latentTolerance, (call, pipeline, made) => {
+  withPictures(expected)(call, pipeline, made);
+  const { checkpoint, scheduler, printed } = call;
   if (scheduler !== null) expect(`${pipeline}`.replace(pathOf(checkpoint!), "PATH")).toBe(printed);
 });
 

@@ -15,7 +15,7 @@ import {
 import { beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { seeded } from "../support/calls.ts";
-import { openSet, testCalls } from "../support/fixture_set.ts";
+import { openSet, testCalls, withPictures } from "../support/fixture_set.ts";
 import { fixturePath, fixtureTensors } from "../support/fixtures.ts";
 import { pictureNamed } from "../support/named_pictures.ts";
 import { memoryFile } from "../support/safetensors.ts";
@@ -55,7 +55,7 @@ test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(sd1, "PATH").replace(xl, "PATH")).toBe(printed[name]);
 });
 
-testCalls(opened, tolerance);
+testCalls(opened, tolerance, withPictures(expected));
 
 describe("a run", () => {
   const call = () => ({ image: pictureNamed("photo"), num_inference_steps: 3, generator: seeded(0) });

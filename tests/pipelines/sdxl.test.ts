@@ -5,7 +5,7 @@ import { StableDiffusionXLPipeline, type Tensor } from "@diffusers-web/pipelines
 import { beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { seeded } from "../support/calls.ts";
-import { openSet, testCalls } from "../support/fixture_set.ts";
+import { openSet, testCalls, withPictures } from "../support/fixture_set.ts";
 import { fixturePath } from "../support/fixtures.ts";
 import * as runner from "./runners/sdxl.ts";
 import type { FixtureSet } from "./runners/types.ts";
@@ -27,7 +27,7 @@ test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${pipelines[name]}`.replace(xl, "PATH").replace(refiner, "REFINER")).toBe(printed[name]);
 });
 
-testCalls(opened, tolerance);
+testCalls(opened, tolerance, withPictures(expected));
 
 describe("around a run", () => {
   const prompt = "a photo of a red fox!";

@@ -11,7 +11,7 @@ import {
 import { describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
 import { seeded } from "../support/calls.ts";
-import { openSet, testCalls } from "../support/fixture_set.ts";
+import { openSet, testCalls, withPictures } from "../support/fixture_set.ts";
 import { fixturePath } from "../support/fixtures.ts";
 import { pictureNamed } from "../support/named_pictures.ts";
 import * as runner from "./runners/sdxl_inpaint.ts";
@@ -35,7 +35,7 @@ test.each(Object.keys(printed))("%s prints as in Python", (name) => {
   expect(`${fresh(name)}`.replace(xl, "PATH").replace(refiner, "REFINER")).toBe(printed[name]);
 });
 
-testCalls(opened, tolerance);
+testCalls(opened, tolerance, withPictures(expected));
 
 describe("a run", () => {
   const call = () => ({

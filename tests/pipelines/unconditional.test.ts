@@ -21,7 +21,7 @@ import {
 } from "@diffusers-web/pipelines";
 import { beforeAll, describe, expect, test } from "vitest";
 import { expectClose } from "../support/allclose.ts";
-import { openSet, testCalls } from "../support/fixture_set.ts";
+import { openSet, testCalls, withPictures } from "../support/fixture_set.ts";
 import { fixturePath } from "../support/fixtures.ts";
 import { expectSamePicture } from "../support/pictures.ts";
 import type { FixtureSet } from "./runners/types.ts";
@@ -51,7 +51,7 @@ test("classes are those that model_index.json names", () => {
   expect(pipelines["cm None"]).toBeInstanceOf(ConsistencyModelPipeline);
 });
 
-testCalls(opened, tolerance);
+testCalls(opened, tolerance, withPictures(expected));
 
 describe("what is wrong with a call is named", () => {
   const every: [string, object, typeof ValueError | typeof TypeError, RegExp][] = [

@@ -1,6 +1,6 @@
 import type { AnyPipeline, Scheduler } from "@diffusers-web/pipelines";
-import { afterAll, beforeAll, describe, test, vi } from "vitest";
-import { LoadedSet } from "../pipelines/runners/run.ts";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { LoadedSet, type Made } from "../pipelines/runners/run.ts";
 import type { CallRunner, FixtureCall, FixtureSet } from "../pipelines/runners/types.ts";
 import type { Tensors } from "./calls.ts";
 import { fixturePath, fixtureTensors, fixtureText } from "./fixtures.ts";
@@ -53,14 +53,21 @@ export function openSet<Fixture extends FixtureSet, Pipeline extends object = An
 export function testCalls<Fixture extends FixtureSet>(
   { fixture, expected, set }: OpenSet<Fixture, object>,
   tolerance: number,
-  check?: (call: Fixture["calls"][number], pipeline: AnyPipeline) => void,
+  check?: (call: Fixture["calls"][number], pipeline: AnyPipeline, made: Made) => void,
 ): void {
   const named = fixture.calls.map((call: FixtureCall) => [call.name, call] as const);
   describe("calls", () => {
     test.each(named)("%s", async (name, call) => {
       const made = await set.run(call);
       expectAsInPython(name, made, expected, tolerance);
-      check?.(call, set.pipelineOf(call));
+      check?.(call, set.pipelineOf(call), made);
     });
   });
+}
+
+/** For {@link testCalls}: that Python's pictures are there wherever a call makes any. */
+export function withPictures(expected: Tensors): (call: FixtureCall, pipeline: AnyPipeline, made: Made) => void {
+  return ({ name }, _, { images }) => {
+    if (images !== undefined) expect(expected[`${name}/image`], "Python's pictures").toBeDefined();
+  };
 }
